@@ -1,0 +1,141 @@
+//! Kubernetes objects cut down to the fields that DNS needs.
+//!
+//! Every source of objects (protobuf and JSON from the API server, YAML and JSON from files) decodes
+//! into these, so nothing behind them knows where an object came from. Text is as the API gave it;
+//! the store lower-cases what it uses as a key.
+
+use std::net::IpAddr;
+
+/// What identifies an object, and which version of it this is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Meta {
+    /// Namespace; empty for objects that have none.
+    pub namespace: Box<str>,
+    /// Name.
+    pub name: Box<str>,
+    /// Opaque; compared for equality only. Empty where the source has none (files).
+    pub resource_version: Box<str>,
+}
+
+/// One object of a kind that DNS answers from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Object {
+    /// A Namespace: only its existence matters.
+    Namespace(Meta),
+    /// A Service.
+    Service(Service),
+    /// An EndpointSlice.
+    EndpointSlice(EndpointSlice),
+    /// A Pod.
+    Pod(Pod),
+}
+
+/// The four resources that are listed and watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Resource {
+    /// `/api/v1/namespaces`
+    Namespaces,
+    /// `/api/v1/services`
+    Services,
+    /// `/apis/discovery.k8s.io/v1/endpointslices`
+    EndpointSlices,
+    /// `/api/v1/pods`
+    Pods,
+}
+
+/// What a Service's name stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServiceKind {
+    /// ClusterIP, NodePort, LoadBalancer with addresses, in the order of the spec.
+    /// Empty while the API server has not allocated one.
+    ClusterIp(Vec<IpAddr>),
+    /// `clusterIP: None`.
+    Headless,
+    /// `type: ExternalName`, whatever its clusterIP says; the target as the object spells it, maybe empty.
+    ExternalName(Box<str>),
+}
+
+/// A Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Identity and version.
+    pub meta: Meta,
+    /// Addresses or alias.
+    pub kind: ServiceKind,
+    /// Ports; empty is legal.
+    pub ports: Vec<Port>,
+}
+
+/// A port of a Service or of an EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Port {
+    /// Name; empty if it has none.
+    pub name: Box<str>,
+    /// `TCP`, `UDP` or `SCTP` as the object spells it; empty if the slice leaves it out. (Services default to TCP.)
+    pub protocol: Box<str>,
+    /// Number; none where a slice's port is null.
+    pub number: Option<u16>,
+}
+
+/// An EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// Identity and version.
+    pub meta: Meta,
+    /// The label `kubernetes.io/service-name`; empty if it is missing.
+    pub service: Box<str>,
+    /// Ports, shared by all endpoints.
+    pub ports: Vec<Port>,
+    /// Endpoints, ready or not, in the order of the object.
+    pub endpoints: Vec<Endpoint>,
+    /// The annotation `endpoints.kubernetes.io/last-change-trigger-time` (RFC 3339), as it stands.
+    pub trigger_time: Option<Box<str>>,
+}
+
+/// One endpoint of a slice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its addresses. What is not an IP address is left out by the decoder.
+    pub addresses: Vec<IpAddr>,
+    /// `hostname`, if set and not empty.
+    pub hostname: Option<Box<str>>,
+    /// `targetRef.name`, if set and shorter than 64 characters.
+    pub target_name: Option<Box<str>>,
+    /// `conditions.ready`; absent or null means true.
+    pub ready: bool,
+}
+
+/// A Pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Identity and version.
+    pub meta: Meta,
+    /// `status.podIP`, if it is an IP address.
+    pub ip: Option<IpAddr>,
+    /// `metadata.deletionTimestamp` is set.
+    pub terminating: bool,
+    /// `status.phase` is Succeeded, Failed or Unknown. (The API server filters these out; a file cannot.)
+    pub finished: bool,
+}
+
+impl Object {
+    /// Identity and version.
+    pub fn meta(&self) -> &Meta {
+        match self {
+            Self::Namespace(meta) => meta,
+            Self::Service(service) => &service.meta,
+            Self::EndpointSlice(slice) => &slice.meta,
+            Self::Pod(pod) => &pod.meta,
+        }
+    }
+
+    /// The resource it belongs to.
+    pub fn resource(&self) -> Resource {
+        match self {
+            Self::Namespace(_) => Resource::Namespaces,
+            Self::Service(_) => Resource::Services,
+            Self::EndpointSlice(_) => Resource::EndpointSlices,
+            Self::Pod(_) => Resource::Pods,
+        }
+    }
+}

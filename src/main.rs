@@ -1,0 +1,3 @@
+//! Parses flags, calls the library, turns its result into an exit code.
+
+fn main() {}
