@@ -1,6 +1,27 @@
 //! Fingerpost: a cluster DNS server.
 //!
-//! The modules stand in the order in which a query meets them.
+//! The modules stand in the order in which a query meets them; see `ARCHITECTURE.md` for its whole road.
+
+/// Messages as bytes.
+pub mod wire;
+
+/// Which server block owns this QNAME.
+pub mod zone;
+
+/// How plugins are walked.
+pub mod chain;
+
+/// What can be done to a query.
+pub mod plugin;
 
 /// Kubernetes objects, seen from DNS.
 pub mod cluster;
+
+/// From Corefile text to a checked tree.
+pub mod corefile;
+
+/// Puts it together and keeps it running.
+pub mod server;
+
+/// What the server tells about itself.
+pub mod telemetry;

@@ -1,0 +1,153 @@
+//! A query that left the fast path.
+
+use crate::chain::Chain;
+use crate::chain::exchange::{Exchange, Parts, State};
+use crate::chain::plugin::{Answer, Failure, Pending, Verdict};
+use crate::wire::code::Rcode;
+use crate::wire::edns::ExtendedError;
+use crate::wire::query::Query;
+use crate::wire::writer::PartialReply;
+
+/// What became of a query.
+pub enum Outcome {
+    /// The reply stands in the buffer, ready to be sent.
+    Reply,
+    /// It has to wait; the buffer holds nothing of use.
+    Deferred(Box<Deferred>),
+    /// Send nothing.
+    Drop,
+}
+
+/// A query that waits for a plugin's verdict. It keeps its chain alive, so a reload never pulls one from under it.
+pub struct Deferred {
+    parts: Parts,
+    pending: Pending,
+    depth: usize,
+    floor: usize,
+    /// The reply so far, where the plugin deferred on the way up.
+    rising: Option<PartialReply>,
+}
+
+impl Deferred {
+    pub(in crate::chain) fn new(
+        parts: Parts,
+        pending: Pending,
+        depth: usize,
+        floor: usize,
+        rising: Option<PartialReply>,
+    ) -> Self {
+        Self {
+            parts,
+            pending,
+            depth,
+            floor,
+            rising,
+        }
+    }
+
+    /// What is known about the query.
+    pub fn state(&self) -> &State {
+        &self.parts.state
+    }
+
+    /// Waits for the verdict, then goes the rest of the way. The reply is ready to be sent; none means: send nothing.
+    pub async fn finish(mut self) -> Option<Vec<u8>> {
+        loop {
+            let verdict = match self.parts.state.deadline {
+                None => self.pending.await,
+                Some(deadline) => {
+                    match tokio::time::timeout_at(deadline.into(), self.pending).await {
+                        Ok(verdict) => verdict,
+                        Err(_) => Verdict::Fail(Failure {
+                            rcode: Rcode::SERVFAIL,
+                            error: "the query's time is over".into(),
+                            extended_error: None,
+                        }),
+                    }
+                }
+            };
+            let mut out = Vec::with_capacity(512);
+            match resume(
+                self.parts,
+                verdict,
+                self.depth,
+                self.floor,
+                self.rising,
+                &mut out,
+            ) {
+                Outcome::Reply => return Some(out),
+                Outcome::Drop => return None,
+                Outcome::Deferred(next) => self = *next,
+            }
+        }
+    }
+
+    /// Answers SERVFAIL at once, without waiting: there is no room for one more in flight.
+    pub fn refuse(self, out: &mut Vec<u8>) -> Outcome {
+        drop(self.pending);
+        let failure = Failure {
+            rcode: Rcode::SERVFAIL,
+            error: "too many queries in flight".into(),
+            extended_error: Some(ExtendedError::new(
+                ExtendedError::OTHER,
+                "too many queries in flight",
+            )),
+        };
+        resume(
+            self.parts,
+            Verdict::Fail(failure),
+            self.depth,
+            self.floor,
+            None,
+            out,
+        )
+    }
+}
+
+fn resume(
+    parts: Parts,
+    verdict: Verdict,
+    depth: usize,
+    floor: usize,
+    rising: Option<PartialReply>,
+    out: &mut Vec<u8>,
+) -> Outcome {
+    let Parts {
+        message,
+        state,
+        block,
+        zones,
+    } = parts;
+    let query = Query::parse(&message).expect("it was checked before it waited");
+    let mut exchange = Exchange::new(&query, state, &block, &zones, out);
+    exchange.depth = depth;
+    let was_rising = rising.is_some();
+    if let Some(rising) = rising {
+        exchange.reply.restore(rising);
+    }
+    match verdict {
+        Verdict::Next if was_rising => {}
+        Verdict::Next => return Chain::descend(exchange, depth + 1, floor),
+        Verdict::Reply(answer) => take(&mut exchange, answer, depth),
+        Verdict::Fail(failure) => {
+            exchange.fail(failure.rcode, failure.error);
+            exchange.state.extended_error = failure.extended_error;
+        }
+        Verdict::Drop => exchange.state.dropped = true,
+    }
+    Chain::climb(exchange, depth, floor)
+}
+
+fn take(exchange: &mut Exchange<'_>, answer: Answer, depth: usize) {
+    if exchange.reply.adopt(&answer.message).is_err() {
+        exchange.fail(
+            Rcode::SERVFAIL,
+            "a plugin came back with a reply to another question",
+        );
+        return;
+    }
+    exchange.reply.rcode.0 |= u16::from(answer.rcode_high) << 4;
+    exchange.state.extended_error = answer.extended_error;
+    exchange.state.upstream = answer.upstream;
+    exchange.state.answered_by = Some(exchange.block().chain.name_of(depth));
+}

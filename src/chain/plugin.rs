@@ -1,0 +1,93 @@
+//! What a plugin is to the chain.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::chain::exchange::Exchange;
+
+/// One link of the chain.
+pub trait Plugin: Send + Sync + 'static {
+    /// Its Corefile word, as it stands in metrics and logs.
+    fn name(&self) -> &'static str;
+
+    /// Looks at a query on its way down. Must not block.
+    fn query(&self, exchange: &mut Exchange<'_>) -> Step;
+
+    /// Looks at the reply on its way up, also where it is a failure or a drop. Called only where `query` said
+    /// [`Step::Next`]. Must not block.
+    fn reply(&self, _exchange: &mut Exchange<'_>) -> After {
+        After::Done
+    }
+
+    /// Whether this plugin answers the question from data it holds, now and whatever comes. A cache above neither
+    /// looks up nor stores what is owned, so what we know is never answered from an older copy.
+    fn owns(&self, _exchange: &Exchange<'_>) -> bool {
+        false
+    }
+
+    /// Whether [`Plugin::owns`] can ever say yes; asked once, at load.
+    fn may_own(&self) -> bool {
+        false
+    }
+}
+
+/// What a plugin wants after looking at a query.
+pub enum Step {
+    /// Not mine: ask the next plugin.
+    Next,
+    /// The reply is complete: turn round here.
+    Answered,
+    /// The answer is not in memory: turn round here once this is ready.
+    Defer(Pending),
+    /// Send nothing at all.
+    Drop,
+}
+
+/// What a plugin wants after looking at a reply.
+pub enum After {
+    /// Keep climbing.
+    Done,
+    /// The reply needs more work that must wait (dns64 asking for A, say).
+    Defer(Pending),
+}
+
+/// A verdict still on its way: the one allocation a query pays for leaving the fast path.
+/// Dropping it gives the work up.
+pub type Pending = Pin<Box<dyn Future<Output = Verdict> + Send>>;
+
+/// What a deferred plugin came back with.
+#[derive(Debug)]
+pub enum Verdict {
+    /// A whole reply message in wire form, without OPT, its question ours in any letter case.
+    Reply(Answer),
+    /// Go on down the chain (`forward … next`, `fallthrough`). After [`After::Defer`]: keep the reply as it is.
+    Next,
+    /// Nobody could say.
+    Fail(Failure),
+    /// Send nothing at all.
+    Drop,
+}
+
+/// A reply that was waited for.
+#[derive(Debug, Default)]
+pub struct Answer {
+    /// Header, question and records, no OPT. ID, QR, RD and CD are not looked at.
+    pub message: Vec<u8>,
+    /// The RCODE's upper bits, if it had any (RFC 6891, section 6.1.3).
+    pub rcode_high: u8,
+    /// What the upstream said about the failure.
+    pub extended_error: Option<crate::wire::edns::ExtendedError>,
+    /// The upstream that gave it.
+    pub upstream: Option<std::net::SocketAddr>,
+}
+
+/// Why there is no reply.
+#[derive(Debug)]
+pub struct Failure {
+    /// Mostly SERVFAIL.
+    pub rcode: crate::wire::code::Rcode,
+    /// For the log.
+    pub error: std::borrow::Cow<'static, str>,
+    /// For the client.
+    pub extended_error: Option<crate::wire::edns::ExtendedError>,
+}

@@ -1,0 +1,63 @@
+//! The tree: blocks, directives, words. Imports and snippets are spliced in, environment variables expanded.
+
+use crate::corefile::diagnostic::{Sources, Span};
+
+/// A whole configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Corefile {
+    /// Server blocks in the order they stand.
+    pub blocks: Vec<Block>,
+    /// Every text that was read.
+    pub sources: Sources,
+}
+
+/// One server block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// Its keys as written, at least one.
+    pub keys: Vec<Word>,
+    /// Its directives in the order they stand.
+    pub directives: Vec<Directive>,
+}
+
+/// One directive with its arguments, and its lines in braces. An option within the braces has the same shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Directive {
+    /// The first word of the line.
+    pub name: Word,
+    /// The other words of the line.
+    pub args: Vec<Word>,
+    /// The lines in braces; none if there are no braces.
+    pub body: Option<Vec<Self>>,
+}
+
+/// One word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Word {
+    /// Its text: quotes removed, environment variables expanded.
+    pub text: String,
+    /// Where it stands, as it was written.
+    pub span: Span,
+    /// The line it starts on, from 1.
+    pub line: u32,
+}
+
+impl Directive {
+    /// Its lines in braces, none if there are no braces.
+    pub fn options(&self) -> &[Self] {
+        self.body.as_deref().unwrap_or_default()
+    }
+
+    /// From its first to its last word on the line.
+    pub fn span(&self) -> Span {
+        let last = self.args.last().map_or(self.name.span, |word| word.span);
+        if last.source == self.name.span.source && last.end >= self.name.span.start {
+            Span {
+                end: last.end,
+                ..self.name.span
+            }
+        } else {
+            self.name.span
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! What can be done to a query: one folder a plugin, and the registry.
+//!
+//! Three types, three moments; nothing skips one:
+//!
+//! ```text
+//! Directive (words + spans)  --parse-->  Config (checked, inert)  --build-->  Plugin (sockets, tasks, memory)
+//! ```
+//!
+//! `parse` does no I/O, so `fingerpost check` and the golden tests use it alone, and a reload can compare what was
+//! configured before with what is configured now.
+
+use std::any::Any;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use crate::chain::plugin::Plugin;
+use crate::corefile::diagnostic::{Diagnostic, Faults};
+use crate::corefile::key::Key;
+use crate::corefile::tree::{Directive, Word};
+use crate::server::assembly::Assembly;
+use crate::wire::name::Name;
+
+/// The registry. List order is chain order: CoreDNS' `plugin.cfg`, cut to the plugins that exist.
+pub static PLUGINS: &[&Spec] = &[];
+
+/// What is known about a plugin before any Corefile is read.
+#[derive(Debug)]
+pub struct Spec {
+    /// Its Corefile word.
+    pub name: &'static str,
+    /// What it does, in one line for `--help` and the manual.
+    pub summary: &'static str,
+    /// The options it takes in braces.
+    pub options: &'static [OptionSpec],
+    /// Reads its directives. Every fault goes into the context; none comes back if there was an error.
+    pub parse: fn(&mut Context<'_>) -> Option<Box<dyn Config>>,
+}
+
+/// One option of a plugin.
+#[derive(Debug)]
+pub struct OptionSpec {
+    /// Its first word.
+    pub name: &'static str,
+    /// All of it, as the manual shows it: `success CAPACITY [TTL] [MINTTL]`.
+    pub syntax: &'static str,
+    /// What holds without it, with units; empty if that is clear.
+    pub default: &'static str,
+    /// What it does, in one line.
+    pub help: &'static str,
+}
+
+impl Spec {
+    /// The names of its options.
+    pub fn option_names(&self) -> impl Iterator<Item = &'static str> {
+        self.options.iter().map(|option| option.name)
+    }
+}
+
+/// What a plugin's `parse` works on.
+pub struct Context<'c> {
+    /// Every occurrence of the plugin's word in this server block, in order; at least one.
+    pub directives: &'c [&'c Directive],
+    /// The zones of the server block, at least one.
+    pub keys: &'c [Key],
+    /// Where faults go.
+    pub faults: &'c mut Faults,
+}
+
+impl<'c> Context<'c> {
+    /// The first occurrence; any other is a fault.
+    pub fn once(&mut self) -> &'c Directive {
+        for again in self.directives.iter().skip(1) {
+            let name = &again.name.text;
+            self.faults.push(Diagnostic::error(
+                again.name.span,
+                format!("`{name}` stands twice in this server block"),
+                "only once per server block",
+            ));
+        }
+        self.directives[0]
+    }
+
+    /// The zones of the server block, each once.
+    pub fn origins(&self) -> Vec<Name> {
+        let mut origins: Vec<Name> = Vec::new();
+        for key in self.keys {
+            if !origins.contains(&key.zone) {
+                origins.push(key.zone.clone());
+            }
+        }
+        origins
+    }
+
+    /// Zones from words; the server block's own if there are none. CIDRs become reverse zones, schemes and ports are
+    /// dropped.
+    pub fn zones_or_origins(&mut self, words: &[Word]) -> Vec<Name> {
+        if words.is_empty() {
+            self.origins()
+        } else {
+            self.zones(words)
+        }
+    }
+
+    /// Zones from words, in lower case.
+    pub fn zones(&mut self, words: &[Word]) -> Vec<Name> {
+        words
+            .iter()
+            .filter_map(|word| self.faults.note(crate::corefile::key::parse_zone(word)))
+            .flatten()
+            .collect()
+    }
+}
+
+/// What one or more directives of a plugin say: checked, inert.
+pub trait Config: Any + Debug + Send + Sync {
+    /// Makes the running links of the chain, mostly one; none for plugins that see no query. Reads files and opens
+    /// what it needs; must not wait for the network.
+    fn build(&self, assembly: &mut Assembly<'_>) -> Result<Vec<Arc<dyn Plugin>>, BuildError>;
+}
+
+/// Why a plugin could not be built: one line, as the log shows it.
+#[derive(Debug)]
+pub struct BuildError(pub String);
+
+impl std::fmt::Display for BuildError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BuildError {}

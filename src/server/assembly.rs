@@ -1,0 +1,122 @@
+//! What a plugin is built with.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::corefile::key::Key;
+use crate::plugin::BuildError;
+use crate::server::process::{Process, ReadyProbe};
+use crate::wire::name::Name;
+
+/// A future that somebody else runs.
+pub type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Lent to each plugin's `build`: what is shared, and where to leave what must run.
+pub struct Assembly<'a> {
+    /// What outlives this generation.
+    pub process: &'a Arc<Process>,
+    /// The zones of the server block.
+    pub keys: &'a [Key],
+    /// The metrics label `server` of the block's first key: `dns://:53`.
+    pub server: &'a Arc<str>,
+    /// The folder that relative file names are looked up in (`root`); empty means the working directory.
+    pub root: &'a std::path::Path,
+    /// A hash of everything configured below this plugin in this block: two caches may share an entry only if it is
+    /// the same.
+    pub fingerprint_below: u64,
+    /// What this generation must run.
+    pub generation: &'a mut Plan,
+}
+
+impl Assembly<'_> {
+    /// The zones of the server block, each once.
+    pub fn origins(&self) -> Vec<Name> {
+        let mut origins: Vec<Name> = Vec::new();
+        for key in self.keys {
+            if !origins.contains(&key.zone) {
+                origins.push(key.zone.clone());
+            }
+        }
+        origins
+    }
+
+    /// Runs a task for as long as this generation serves.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.generation.stop.clone();
+        self.generation.tasks.spawn_on(
+            async move {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = task => {}
+                }
+            },
+            &self.process.runtime,
+        );
+    }
+}
+
+/// What a generation of server blocks must run beside its chains. Filled by the plugins, carried out by the server.
+#[derive(Default)]
+pub struct Plan {
+    /// Awaited, all at once, before the sockets answer from this generation. An error gives the generation up.
+    pub before_serving: Vec<Task<Result<(), BuildError>>>,
+    /// Spawned as soon as the sockets answer from this generation.
+    pub after_serving: Vec<Task<()>>,
+    /// HTTP listeners.
+    pub http: Vec<HttpEndpoint>,
+    /// Who has to be ready.
+    pub readiness: Vec<(String, ReadyProbe)>,
+    /// How long to serve on after the signal to stop; the longest counts.
+    pub lameduck: Duration,
+    /// How to watch the Corefile; the last one counts.
+    pub reload: Option<ReloadSettings>,
+    /// Addresses to listen on instead of the wildcard, for the block being built.
+    pub bind: Option<Vec<std::net::IpAddr>>,
+    /// Debug lines are wanted, and a panic ends the process.
+    pub debug: bool,
+    /// Cancelled when the generation is retired.
+    pub stop: CancellationToken,
+    /// Its tasks.
+    pub tasks: TaskTracker,
+}
+
+/// How the Corefile is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReloadSettings {
+    /// Time between two looks.
+    pub interval: Duration,
+    /// Half of this is added or taken away at random, once a generation, so that replicas do not switch together.
+    pub jitter: Duration,
+}
+
+/// What an HTTP listener that cannot be opened means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnBindFailure {
+    /// The start, or the reload, fails.
+    Fatal,
+    /// A log line.
+    Log,
+}
+
+/// The answer to one HTTP request, decided from method and path.
+pub type HttpHandler =
+    Arc<dyn Fn(&http::Method, &http::Uri) -> http::Response<Bytes> + Send + Sync>;
+
+/// One HTTP listener. Two with the same address share it if they belong to the same plugin.
+pub struct HttpEndpoint {
+    /// Who wants it.
+    pub plugin: &'static str,
+    /// Where.
+    pub address: SocketAddr,
+    /// What a failure to bind means.
+    pub on_bind_failure: OnBindFailure,
+    /// Answers.
+    pub handler: HttpHandler,
+}

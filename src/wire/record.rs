@@ -1,0 +1,243 @@
+//! Walking the records of a message, and checking them on the way.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::wire::code::{Class, RecordType};
+use crate::wire::name::NameBuf;
+use crate::wire::{HEADER_LEN, u16_at, u32_at};
+
+/// The octets at this place are not what the format asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Broken;
+
+/// The three sections that hold records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Section {
+    /// Answer.
+    Answer,
+    /// Authority.
+    Authority,
+    /// Additional.
+    Additional,
+}
+
+/// One record within a message.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordRef<'m> {
+    message: &'m [u8],
+    /// Where its owner name starts.
+    pub start: usize,
+    /// Where its TTL stands.
+    pub ttl_at: usize,
+    /// Where its RDATA starts.
+    pub rdata_at: usize,
+    /// One past its RDATA.
+    pub end: usize,
+    /// TYPE.
+    pub record_type: RecordType,
+    /// CLASS.
+    pub class: Class,
+    /// TTL in seconds as it stands; values with the top bit set mean 0 (RFC 2181, section 8).
+    pub ttl: u32,
+}
+
+impl<'m> RecordRef<'m> {
+    /// RDATA as it stands; names in it may be compressed.
+    pub fn rdata(&self) -> &'m [u8] {
+        &self.message[self.rdata_at..self.end]
+    }
+
+    /// The owner name, expanded.
+    pub fn owner(&self) -> NameBuf {
+        expand_name(self.message, self.start)
+            .expect("checked by skip_record")
+            .0
+    }
+
+    /// The name that is all of the RDATA (CNAME, NS, PTR, DNAME), expanded.
+    pub fn rdata_name(&self) -> Result<NameBuf, Broken> {
+        expand_name(self.message, self.rdata_at).map(|(name, _)| name)
+    }
+
+    /// The address of an A record.
+    pub fn ipv4(&self) -> Option<Ipv4Addr> {
+        if self.record_type != RecordType::A {
+            return None;
+        }
+        Some(Ipv4Addr::from(<[u8; 4]>::try_from(self.rdata()).ok()?))
+    }
+
+    /// The address of an AAAA record.
+    pub fn ipv6(&self) -> Option<Ipv6Addr> {
+        if self.record_type != RecordType::AAAA {
+            return None;
+        }
+        Some(Ipv6Addr::from(<[u8; 16]>::try_from(self.rdata()).ok()?))
+    }
+}
+
+/// Where a possibly compressed name ends in place. Pointers must go strictly backwards, to no earlier than the end
+/// of the header, so no chain of them can loop (RFC 1035, section 4.1.4: a *prior* occurrence).
+pub fn skip_name(message: &[u8], at: usize) -> Result<usize, Broken> {
+    let mut end = None;
+    walk_name(message, at, |_| (), &mut end)?;
+    end.ok_or(Broken)
+}
+
+/// Expands a possibly compressed name; returns it with the place after it.
+pub fn expand_name(message: &[u8], at: usize) -> Result<(NameBuf, usize), Broken> {
+    let mut name = NameBuf::new();
+    let mut end = None;
+    walk_name(
+        message,
+        at,
+        |label| {
+            name.push_label(label)
+                .expect("the walk keeps names within 255 octets")
+        },
+        &mut end,
+    )?;
+    Ok((name, end.ok_or(Broken)?))
+}
+
+fn walk_name(
+    message: &[u8],
+    mut at: usize,
+    mut label: impl FnMut(&[u8]),
+    end: &mut Option<usize>,
+) -> Result<(), Broken> {
+    let mut octets = 1;
+    // Every jump lands before the place of the last one, so their number is bounded by the message's length.
+    let mut floor = at;
+    loop {
+        let length = usize::from(*message.get(at).ok_or(Broken)?);
+        match length {
+            0 => {
+                end.get_or_insert(at + 1);
+                return Ok(());
+            }
+            1..=63 => {
+                octets += 1 + length;
+                if octets > crate::wire::name::NAME_MAX {
+                    return Err(Broken);
+                }
+                label(message.get(at + 1..at + 1 + length).ok_or(Broken)?);
+                at += 1 + length;
+            }
+            0xc0.. => {
+                let target = usize::from(u16_at(message, at).ok_or(Broken)? & 0x3fff);
+                end.get_or_insert(at + 2);
+                if target >= floor || target < HEADER_LEN {
+                    return Err(Broken);
+                }
+                floor = target;
+                at = target;
+            }
+            _ => return Err(Broken),
+        }
+    }
+}
+
+/// Reads one record and checks that its RDATA has the shape of its type.
+pub fn skip_record(message: &[u8], start: usize) -> Result<RecordRef<'_>, Broken> {
+    let fixed = skip_name(message, start)?;
+    let record_type = RecordType(u16_at(message, fixed).ok_or(Broken)?);
+    let class = Class(u16_at(message, fixed + 2).ok_or(Broken)?);
+    let ttl = u32_at(message, fixed + 4).ok_or(Broken)?;
+    let length = usize::from(u16_at(message, fixed + 8).ok_or(Broken)?);
+    let rdata_at = fixed + 10;
+    let end = rdata_at + length;
+    if end > message.len() {
+        return Err(Broken);
+    }
+    check_rdata(message, record_type, rdata_at, end)?;
+    Ok(RecordRef {
+        message,
+        start,
+        ttl_at: fixed + 4,
+        rdata_at,
+        end,
+        record_type,
+        class,
+        ttl,
+    })
+}
+
+/// The shape of RDATA for the types whose names may be compressed or whose length is fixed.
+/// The rest is opaque (RFC 3597, section 3).
+fn check_rdata(
+    message: &[u8],
+    record_type: RecordType,
+    at: usize,
+    end: usize,
+) -> Result<(), Broken> {
+    let ends_at = |place: usize| if place == end { Ok(()) } else { Err(Broken) };
+    match record_type {
+        RecordType::A => ends_at(at + 4),
+        RecordType::AAAA => ends_at(at + 16),
+        RecordType::NS | RecordType::CNAME | RecordType::PTR | RecordType::DNAME => {
+            ends_at(skip_name(message, at)?)
+        }
+        RecordType::MX => ends_at(skip_name(message, at + 2)?),
+        RecordType::SRV => ends_at(skip_name(message, at + 6)?),
+        RecordType::SOA => ends_at(skip_name(message, skip_name(message, at)?)? + 20),
+        _ => Ok(()),
+    }
+}
+
+/// The records of a message from a place on, each with its section; stops at the first broken one.
+#[derive(Clone)]
+pub struct Records<'m> {
+    message: &'m [u8],
+    at: usize,
+    left: [u16; 3],
+}
+
+impl<'m> Records<'m> {
+    /// Walks from `at`, with so many records in answer, authority and additional.
+    pub fn new(message: &'m [u8], at: usize, counts: [u16; 3]) -> Self {
+        Self {
+            message,
+            at,
+            left: counts,
+        }
+    }
+
+    /// Walks a whole message with exactly one question.
+    pub fn of_message(message: &'m [u8]) -> Result<Self, Broken> {
+        let count = |at| u16_at(message, at).ok_or(Broken);
+        if count(4)? != 1 {
+            return Err(Broken);
+        }
+        let at = skip_name(message, HEADER_LEN)? + 4;
+        if at > message.len() {
+            return Err(Broken);
+        }
+        Ok(Self::new(message, at, [count(6)?, count(8)?, count(10)?]))
+    }
+
+    /// Where the next record starts; after the last one, where the message ends.
+    pub fn position(&self) -> usize {
+        self.at
+    }
+}
+
+impl<'m> Iterator for Records<'m> {
+    type Item = Result<(Section, RecordRef<'m>), Broken>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let index = self.left.iter().position(|&left| left != 0)?;
+        let section = [Section::Answer, Section::Authority, Section::Additional][index];
+        match skip_record(self.message, self.at) {
+            Ok(record) => {
+                self.left[index] -= 1;
+                self.at = record.end;
+                Some(Ok((section, record)))
+            }
+            Err(broken) => {
+                self.left = [0; 3];
+                Some(Err(broken))
+            }
+        }
+    }
+}
