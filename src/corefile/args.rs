@@ -63,6 +63,42 @@ impl GoDuration {
     }
 }
 
+impl std::fmt::Display for GoDuration {
+    /// As Go prints it: `1h30m0s`, `2s`, `1.5ms`, `0s`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let nanoseconds = self.nanoseconds.unsigned_abs();
+        if self.nanoseconds < 0 {
+            f.write_str("-")?;
+        }
+        let (unit, name) = match nanoseconds {
+            0 => return f.write_str("0s"),
+            1..1_000 => (1, "ns"),
+            1_000..1_000_000 => (1_000, "µs"),
+            1_000_000..1_000_000_000 => (1_000_000, "ms"),
+            _ => (1_000_000_000, "s"),
+        };
+        let mut whole = nanoseconds / unit;
+        if unit == 1_000_000_000 {
+            let (hours, minutes) = (whole / 3600, whole / 60 % 60);
+            if hours > 0 {
+                write!(f, "{hours}h")?;
+            }
+            if hours + minutes > 0 {
+                write!(f, "{minutes}m")?;
+                whole %= 60;
+            }
+        }
+        let width = unit.ilog10() as usize;
+        let digits = format!("{:0width$}", nanoseconds % unit);
+        let fraction = digits.trim_end_matches('0');
+        if fraction.is_empty() {
+            write!(f, "{whole}{name}")
+        } else {
+            write!(f, "{whole}.{fraction}{name}")
+        }
+    }
+}
+
 impl FromWord for GoDuration {
     fn from_word(text: &str) -> Option<Self> {
         let (negative, mut rest) = match text.as_bytes().first()? {
@@ -229,6 +265,25 @@ pub fn nearest<'n>(word: &str, candidates: impl IntoIterator<Item = &'n str>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duration_is_printed_as_go_prints_it() {
+        for (text, printed) in [
+            ("0", "0s"),
+            ("90m", "1h30m0s"),
+            ("3600s", "1h0m0s"),
+            ("61s", "1m1s"),
+            ("2s", "2s"),
+            ("1500ms", "1.5s"),
+            ("1.5ms", "1.5ms"),
+            ("10us", "10µs"),
+            ("7ns", "7ns"),
+            ("-5s", "-5s"),
+        ] {
+            let duration = GoDuration::from_word(text).expect(text);
+            assert_eq!(duration.to_string(), printed);
+        }
+    }
 
     #[test]
     fn a_duration_is_read_as_go_reads_it() {

@@ -9,6 +9,9 @@
 //! `parse` does no I/O, so `fingerpost check` and the golden tests use it alone, and a reload can compare what was
 //! configured before with what is configured now.
 
+/// `fallthrough [ZONES...]`, which many plugins take.
+pub mod fallthrough;
+
 use std::any::Any;
 use std::fmt::Debug;
 use std::sync::Arc;

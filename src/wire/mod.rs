@@ -17,6 +17,9 @@ pub mod code;
 /// Names: owned, borrowed, and the fixed buffer the fast path uses.
 pub mod name;
 
+/// Addresses out of reverse names.
+pub mod reverse;
+
 /// A checked view of one received query.
 pub mod query;
 

@@ -1,0 +1,97 @@
+//! Addresses out of the names below `in-addr.arpa` and `ip6.arpa`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::wire::name::NameRef;
+
+/// The address that a reverse name stands for (RFC 1035, section 3.5; RFC 3596, section 2.5). None if the name is no
+/// whole address, or writes a number as nobody would (`01`). An IPv4-mapped address comes back as IPv4.
+pub fn address_of(name: NameRef<'_>) -> Option<IpAddr> {
+    let mut labels = name.labels();
+    match name.label_count() {
+        6 => {
+            let mut octets = [0; 4];
+            for octet in octets.iter_mut().rev() {
+                *octet = decimal(labels.next()?)?;
+            }
+            ends_with(labels, b"in-addr").then(|| IpAddr::V4(Ipv4Addr::from(octets)))
+        }
+        34 => {
+            let mut octets = [0; 16];
+            for octet in octets.iter_mut().rev() {
+                let low = nibble(labels.next()?)?;
+                *octet = nibble(labels.next()?)? << 4 | low;
+            }
+            ends_with(labels, b"ip6").then(|| IpAddr::V6(Ipv6Addr::from(octets)).to_canonical())
+        }
+        _ => None,
+    }
+}
+
+fn ends_with(mut labels: crate::wire::name::Labels<'_>, family: &[u8]) -> bool {
+    labels
+        .next()
+        .is_some_and(|label| label.eq_ignore_ascii_case(family))
+        && labels
+            .next()
+            .is_some_and(|label| label.eq_ignore_ascii_case(b"arpa"))
+        && labels.next().is_none()
+}
+
+fn decimal(label: &[u8]) -> Option<u8> {
+    if label.len() > 1 && label[0] == b'0' {
+        return None;
+    }
+    label.iter().try_fold(0u8, |value, &digit| {
+        let digit = digit.is_ascii_digit().then(|| digit - b'0')?;
+        value.checked_mul(10)?.checked_add(digit)
+    })
+}
+
+fn nibble(label: &[u8]) -> Option<u8> {
+    let &[digit] = label else {
+        return None;
+    };
+    let value = char::from(digit).to_digit(16)?;
+    u8::try_from(value).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::name::Name;
+
+    fn address(text: &str) -> Option<String> {
+        let name = Name::from_text(text).expect(text);
+        address_of(name.as_ref()).map(|address| address.to_string())
+    }
+
+    #[test]
+    fn a_whole_address_is_read_backwards() {
+        assert_eq!(address("4.3.2.1.IN-ADDR.arpa").as_deref(), Some("1.2.3.4"));
+        let nibbles = "8.B.d.0.1.0.0.2.".to_owned();
+        let name = format!("{}{nibbles}ip6.arpa", "1.".to_owned() + &"0.".repeat(23));
+        assert_eq!(address(&name).as_deref(), Some("2001:db8::1"));
+        let mapped = format!("4.0.3.0.2.0.1.0.f.f.f.f.{}ip6.arpa", "0.".repeat(20));
+        assert_eq!(address(&mapped).as_deref(), Some("1.2.3.4"));
+    }
+
+    #[test]
+    fn anything_but_a_whole_address_is_none() {
+        for wrong in [
+            "3.2.1.in-addr.arpa",
+            "5.4.3.2.1.in-addr.arpa",
+            "256.3.2.1.in-addr.arpa",
+            "04.3.2.1.in-addr.arpa",
+            "x.3.2.1.in-addr.arpa",
+            "4.3.2.1.in-addr.org",
+            "4.3.2.1.ip6.arpa",
+            "example.org",
+            ".",
+        ] {
+            assert_eq!(address(wrong), None, "{wrong}");
+        }
+        let long = format!("10.{}ip6.arpa", "0.".repeat(31));
+        assert_eq!(address(&long), None);
+    }
+}
