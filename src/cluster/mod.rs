@@ -15,6 +15,9 @@ pub mod objects;
 /// Which API server, and how to reach it.
 pub mod source;
 
+/// Objects out of JSON and YAML.
+pub mod decode;
+
 use crate::cluster::objects::{Object, Resource};
 
 /// Takes what a source finds out. Calls for one resource come in order, from one task at a time.

@@ -1,0 +1,697 @@
+//! Objects out of JSON and YAML, straight into the slim types.
+//!
+//! A large share of an object is `managedFields`, pod specifications and status that DNS never reads. Nothing here
+//! builds a tree of it: fields that are not named below are skipped while they are read.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::net::IpAddr;
+
+use serde::Deserialize;
+use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use crate::cluster::objects::{
+    Endpoint, EndpointSlice, Meta, Object, Pod, Port, Resource, Service, ServiceKind,
+};
+
+/// Octets in a pod name from which on it is not used as a host name: it would not be one label.
+const TARGET_NAME_MAX: usize = 63;
+
+/// Why some text is not the object it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecodeError {
+    /// Line and column, from 1, where they are known.
+    pub place: Option<(usize, usize)>,
+    /// What is wrong, in one line.
+    pub message: String,
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((line, column)) = self.place {
+            write!(f, "{line}:{column}: ")?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for DecodeError {}
+
+impl From<serde_json::Error> for DecodeError {
+    fn from(error: serde_json::Error) -> Self {
+        let place = (error.line() > 0).then(|| (error.line(), error.column()));
+        let mut message = error.to_string();
+        // The place stands in a field of its own.
+        if let Some(end) = message.rfind(" at line ") {
+            message.truncate(end);
+        }
+        Self { place, message }
+    }
+}
+
+/// Reads one object of a resource from JSON. `kind` and `apiVersion` are not looked at.
+pub fn object_from_json(resource: Resource, json: &[u8]) -> Result<Object, DecodeError> {
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let object = ObjectSeed(resource).deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(object)
+}
+
+/// What a list says about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListMeta {
+    /// The version that a watch goes on from.
+    pub resource_version: Box<str>,
+    /// Where the next page starts; empty on the last one.
+    pub continue_token: Box<str>,
+}
+
+/// Reads a list (`ServiceList`, …) from JSON and hands over each object as soon as it is whole.
+pub fn list_from_json(
+    resource: Resource,
+    json: &[u8],
+    each: &mut dyn FnMut(Object),
+) -> Result<ListMeta, DecodeError> {
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let meta = deserializer.deserialize_map(ListVisitor { resource, each })?;
+    deserializer.end()?;
+    Ok(meta)
+}
+
+/// Reads one object of a resource from any format; also within something larger, such as a watch event.
+#[derive(Clone, Copy, Debug)]
+pub struct ObjectSeed(pub Resource);
+
+impl<'de> DeserializeSeed<'de> for ObjectSeed {
+    type Value = Object;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Object, D::Error> {
+        let object = match self.0 {
+            Resource::Namespaces => {
+                Object::Namespace(RawNamespace::deserialize(deserializer)?.metadata.into())
+            }
+            Resource::Services => Object::Service(RawService::deserialize(deserializer)?.into()),
+            Resource::EndpointSlices => {
+                Object::EndpointSlice(RawSlice::deserialize(deserializer)?.into())
+            }
+            Resource::Pods => Object::Pod(RawPod::deserialize(deserializer)?.into()),
+        };
+        if object.meta().name.is_empty() {
+            return Err(de::Error::custom("an object needs `metadata.name`"));
+        }
+        Ok(object)
+    }
+}
+
+struct ListVisitor<'f> {
+    resource: Resource,
+    each: &'f mut dyn FnMut(Object),
+}
+
+impl<'de> Visitor<'de> for ListVisitor<'_> {
+    type Value = ListMeta;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of objects")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ListMeta, A::Error> {
+        let mut meta = ListMeta::default();
+        while let Some(field) = map.next_key::<ListField>()? {
+            match field {
+                ListField::Metadata => meta = map.next_value::<RawListMeta>()?.into(),
+                ListField::Items => map.next_value_seed(ItemsSeed {
+                    resource: self.resource,
+                    each: self.each,
+                })?,
+                ListField::Other => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(meta)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "camelCase")]
+enum ListField {
+    Metadata,
+    Items,
+    #[serde(other)]
+    Other,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct RawListMeta {
+    resource_version: Box<str>,
+    #[serde(rename = "continue")]
+    continue_token: Box<str>,
+}
+
+impl From<RawListMeta> for ListMeta {
+    fn from(raw: RawListMeta) -> Self {
+        Self {
+            resource_version: raw.resource_version,
+            continue_token: raw.continue_token,
+        }
+    }
+}
+
+struct ItemsSeed<'f> {
+    resource: Resource,
+    each: &'f mut dyn FnMut(Object),
+}
+
+impl<'de> DeserializeSeed<'de> for ItemsSeed<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        // An empty list may be `null`.
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ItemsSeed<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a row of objects")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        while let Some(object) = items.next_element_seed(ObjectSeed(self.resource))? {
+            (self.each)(object);
+        }
+        Ok(())
+    }
+}
+
+/// Go writes an empty slice, map or string as `null` as it likes.
+fn null_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct RawMeta {
+    name: Box<str>,
+    #[serde(deserialize_with = "null_default")]
+    namespace: Box<str>,
+    #[serde(deserialize_with = "null_default")]
+    resource_version: Box<str>,
+    #[serde(deserialize_with = "null_default")]
+    labels: Picked<ServiceName>,
+    #[serde(deserialize_with = "null_default")]
+    annotations: Picked<TriggerTime>,
+    deletion_timestamp: Option<IgnoredAny>,
+}
+
+impl From<RawMeta> for Meta {
+    fn from(raw: RawMeta) -> Self {
+        Self {
+            namespace: raw.namespace,
+            name: raw.name,
+            resource_version: raw.resource_version,
+        }
+    }
+}
+
+/// The key of the one entry that is wanted out of a map of texts.
+trait Key {
+    const NAME: &'static str;
+}
+
+struct ServiceName;
+
+impl Key for ServiceName {
+    const NAME: &'static str = "kubernetes.io/service-name";
+}
+
+struct TriggerTime;
+
+impl Key for TriggerTime {
+    const NAME: &'static str = "endpoints.kubernetes.io/last-change-trigger-time";
+}
+
+/// One entry of a map of texts; the others are skipped.
+struct Picked<K>(Option<Box<str>>, PhantomData<K>);
+
+impl<K> Default for Picked<K> {
+    fn default() -> Self {
+        Self(None, PhantomData)
+    }
+}
+
+impl<'de, K: Key> Deserialize<'de> for Picked<K> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Self::default())
+    }
+}
+
+impl<'de, K: Key> Visitor<'de> for Picked<K> {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map of texts")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Self, A::Error> {
+        while let Some(wanted) = map.next_key_seed(IsKey::<K>(PhantomData))? {
+            if wanted {
+                self.0 = map.next_value()?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// Whether a key is the wanted one, without copying it.
+struct IsKey<K>(PhantomData<K>);
+
+impl<'de, K: Key> DeserializeSeed<'de> for IsKey<K> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<K: Key> Visitor<'_> for IsKey<K> {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text")
+    }
+
+    fn visit_str<E: de::Error>(self, key: &str) -> Result<bool, E> {
+        Ok(key == K::NAME)
+    }
+}
+
+#[derive(Deserialize)]
+struct RawNamespace {
+    metadata: RawMeta,
+}
+
+#[derive(Deserialize)]
+struct RawService {
+    metadata: RawMeta,
+    #[serde(default, deserialize_with = "null_default")]
+    spec: RawServiceSpec,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct RawServiceSpec {
+    #[serde(rename = "type", deserialize_with = "null_default")]
+    service_type: Box<str>,
+    #[serde(rename = "clusterIP", deserialize_with = "null_default")]
+    cluster_ip: Box<str>,
+    #[serde(rename = "clusterIPs", deserialize_with = "null_default")]
+    cluster_ips: Vec<Box<str>>,
+    #[serde(deserialize_with = "null_default")]
+    external_name: Box<str>,
+    #[serde(deserialize_with = "null_default")]
+    ports: Vec<RawPort>,
+}
+
+#[derive(Deserialize)]
+struct RawPort {
+    #[serde(default, deserialize_with = "null_default")]
+    name: Box<str>,
+    #[serde(default, deserialize_with = "null_default")]
+    protocol: Box<str>,
+    #[serde(default)]
+    port: Option<u16>,
+}
+
+impl From<RawPort> for Port {
+    fn from(raw: RawPort) -> Self {
+        Self {
+            name: raw.name,
+            protocol: raw.protocol,
+            number: raw.port,
+        }
+    }
+}
+
+impl From<RawService> for Service {
+    fn from(raw: RawService) -> Self {
+        let spec = raw.spec;
+        let mut ports: Vec<Port> = spec.ports.into_iter().map(Port::from).collect();
+        for port in &mut ports {
+            if port.protocol.is_empty() {
+                port.protocol = "TCP".into();
+            }
+        }
+        Self {
+            meta: raw.metadata.into(),
+            kind: service_kind(
+                &spec.service_type,
+                &spec.cluster_ip,
+                &spec.cluster_ips,
+                spec.external_name,
+            ),
+            ports,
+        }
+    }
+}
+
+/// What a Service's name stands for. The type decides before the addresses do.
+pub fn service_kind<T: AsRef<str>>(
+    service_type: &str,
+    cluster_ip: &str,
+    cluster_ips: &[T],
+    external_name: Box<str>,
+) -> ServiceKind {
+    if service_type == "ExternalName" {
+        return ServiceKind::ExternalName(external_name);
+    }
+    // Servers from before dual stack fill `clusterIP` only.
+    if cluster_ips.is_empty() {
+        return service_kind_of_addresses([cluster_ip].into_iter());
+    }
+    service_kind_of_addresses(cluster_ips.iter().map(AsRef::as_ref))
+}
+
+fn service_kind_of_addresses<'a>(mut texts: impl Iterator<Item = &'a str> + Clone) -> ServiceKind {
+    if texts.clone().next() == Some("None") {
+        return ServiceKind::Headless;
+    }
+    ServiceKind::ClusterIp(texts.by_ref().filter_map(address).collect())
+}
+
+/// Reads an address; IPv4-mapped ones mean IPv4.
+pub fn address(text: &str) -> Option<IpAddr> {
+    text.parse::<IpAddr>()
+        .ok()
+        .map(|address| address.to_canonical())
+}
+
+#[derive(Deserialize)]
+struct RawSlice {
+    metadata: RawMeta,
+    #[serde(default, deserialize_with = "null_default")]
+    endpoints: Vec<RawEndpoint>,
+    #[serde(default, deserialize_with = "null_default")]
+    ports: Vec<RawPort>,
+}
+
+impl From<RawSlice> for EndpointSlice {
+    fn from(mut raw: RawSlice) -> Self {
+        Self {
+            service: raw.metadata.labels.0.take().unwrap_or_default(),
+            trigger_time: raw.metadata.annotations.0.take(),
+            meta: raw.metadata.into(),
+            ports: raw.ports.into_iter().map(Port::from).collect(),
+            endpoints: raw.endpoints.into_iter().map(Endpoint::from).collect(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawEndpoint {
+    #[serde(default, deserialize_with = "null_default")]
+    addresses: Addresses,
+    #[serde(default, deserialize_with = "null_default")]
+    conditions: RawConditions,
+    #[serde(default)]
+    hostname: Option<Box<str>>,
+    #[serde(default, deserialize_with = "null_default")]
+    target_ref: RawTarget,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RawConditions {
+    ready: Option<bool>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RawTarget {
+    name: Option<Box<str>>,
+}
+
+impl From<RawEndpoint> for Endpoint {
+    fn from(raw: RawEndpoint) -> Self {
+        Self {
+            addresses: raw.addresses.0,
+            hostname: raw.hostname.filter(|hostname| !hostname.is_empty()),
+            target_name: raw.target_ref.name.filter(|name| is_target_name(name)),
+            ready: raw.conditions.ready.unwrap_or(true),
+        }
+    }
+}
+
+/// Whether the name of what an endpoint stands for can be a host name.
+pub fn is_target_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= TARGET_NAME_MAX
+}
+
+/// The addresses of an endpoint; what is none is left out (slices of type FQDN hold names).
+#[derive(Default)]
+struct Addresses(Vec<IpAddr>);
+
+impl<'de> Deserialize<'de> for Addresses {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(Self::default())
+    }
+}
+
+impl<'de> Visitor<'de> for Addresses {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a row of addresses")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut texts: A) -> Result<Self, A::Error> {
+        while let Some(address) = texts.next_element_seed(AddressSeed)? {
+            self.0.extend(address);
+        }
+        Ok(self)
+    }
+}
+
+struct AddressSeed;
+
+impl<'de> DeserializeSeed<'de> for AddressSeed {
+    type Value = Option<IpAddr>;
+
+    fn deserialize<D: Deserializer<'de>>(
+        self,
+        deserializer: D,
+    ) -> Result<Option<IpAddr>, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for AddressSeed {
+    type Value = Option<IpAddr>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an address")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Option<IpAddr>, E> {
+        Ok(address(text))
+    }
+}
+
+#[derive(Deserialize)]
+struct RawPod {
+    metadata: RawMeta,
+    #[serde(default, deserialize_with = "null_default")]
+    status: RawPodStatus,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RawPodStatus {
+    #[serde(deserialize_with = "null_default")]
+    phase: Box<str>,
+    #[serde(rename = "podIP", deserialize_with = "null_default")]
+    pod_ip: Box<str>,
+}
+
+impl From<RawPod> for Pod {
+    fn from(raw: RawPod) -> Self {
+        Self {
+            terminating: raw.metadata.deletion_timestamp.is_some(),
+            finished: is_finished(&raw.status.phase),
+            ip: address(&raw.status.pod_ip),
+            meta: raw.metadata.into(),
+        }
+    }
+}
+
+/// Whether a Pod of this phase has no address of its own any more.
+pub fn is_finished(phase: &str) -> bool {
+    matches!(phase, "Succeeded" | "Failed" | "Unknown")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(json: &str) -> Service {
+        match object_from_json(Resource::Services, json.as_bytes()) {
+            Ok(Object::Service(service)) => service,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn slice(json: &str) -> EndpointSlice {
+        match object_from_json(Resource::EndpointSlices, json.as_bytes()) {
+            Ok(Object::EndpointSlice(slice)) => slice,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_service_keeps_identity_addresses_and_ports_alone() {
+        let service = service(
+            r#"{"apiVersion":"v1","kind":"Service","metadata":{"managedFields":[{"a":{"b":[1,2]}}],"name":"web",
+            "namespace":"shop","resourceVersion":"7","labels":{"x":"y"}},
+            "spec":{"clusterIP":"10.0.0.1","clusterIPs":["10.0.0.1","fd00::1"],"ports":[{"port":80,"name":"http"},
+            {"port":53,"protocol":"UDP"}]},"status":{"loadBalancer":{}}}"#,
+        );
+        assert_eq!(
+            (&*service.meta.namespace, &*service.meta.name),
+            ("shop", "web")
+        );
+        assert_eq!(&*service.meta.resource_version, "7");
+        let addresses = ["10.0.0.1", "fd00::1"].map(|text| text.parse().expect("an address"));
+        assert_eq!(service.kind, ServiceKind::ClusterIp(addresses.to_vec()));
+        let ports: Vec<_> = service
+            .ports
+            .iter()
+            .map(|port| (&*port.name, &*port.protocol, port.number))
+            .collect();
+        assert_eq!(ports, [("http", "TCP", Some(80)), ("", "UDP", Some(53))]);
+    }
+
+    #[test]
+    fn the_type_decides_before_the_addresses() {
+        let kind =
+            |spec: &str| service(&format!(r#"{{"metadata":{{"name":"a"}},"spec":{spec}}}"#)).kind;
+        assert_eq!(kind(r#"{"clusterIP":"None"}"#), ServiceKind::Headless);
+        assert_eq!(
+            kind(r#"{"clusterIPs":["None"],"clusterIP":"None"}"#),
+            ServiceKind::Headless
+        );
+        assert_eq!(
+            kind(r#"{"type":"ExternalName","clusterIP":"None","externalName":"A.example"}"#),
+            ServiceKind::ExternalName("A.example".into())
+        );
+        assert_eq!(kind("null"), ServiceKind::ClusterIp(Vec::new()));
+        assert_eq!(
+            kind(r#"{"clusterIP":"10.0.0.9"}"#),
+            ServiceKind::ClusterIp(vec!["10.0.0.9".parse().expect("an address")])
+        );
+    }
+
+    #[test]
+    fn an_endpoint_is_ready_unless_it_says_otherwise() {
+        let slice = slice(
+            r#"{"metadata":{"name":"web-1","namespace":"shop","labels":{"kubernetes.io/service-name":"web","a":"b"},
+            "annotations":{"endpoints.kubernetes.io/last-change-trigger-time":"2024-01-02T03:04:05Z"}},
+            "endpoints":[{"addresses":["10.1.0.1","host.example"],"conditions":{}},
+            {"addresses":["10.1.0.2"],"conditions":{"ready":null},"hostname":""},
+            {"addresses":["10.1.0.3"]},{"addresses":null,"conditions":{"ready":false},"hostname":"h",
+            "targetRef":{"kind":"Pod","name":"web-abc"}}],
+            "ports":[{"port":null,"name":null,"protocol":null}]}"#,
+        );
+        assert_eq!(&*slice.service, "web");
+        assert_eq!(slice.trigger_time.as_deref(), Some("2024-01-02T03:04:05Z"));
+        let ready: Vec<bool> = slice
+            .endpoints
+            .iter()
+            .map(|endpoint| endpoint.ready)
+            .collect();
+        assert_eq!(ready, [true, true, true, false]);
+        assert_eq!(slice.endpoints[0].addresses.len(), 1);
+        assert_eq!(slice.endpoints[1].hostname, None);
+        assert_eq!(slice.endpoints[3].target_name.as_deref(), Some("web-abc"));
+        assert_eq!((&*slice.ports[0].name, slice.ports[0].number), ("", None));
+    }
+
+    #[test]
+    fn a_pod_name_of_64_characters_is_no_host_name() {
+        assert!(is_target_name(&"a".repeat(63)));
+        assert!(!is_target_name(&"a".repeat(64)));
+        assert!(!is_target_name(""));
+    }
+
+    #[test]
+    fn rows_and_maps_may_be_null() {
+        let slice = slice(
+            r#"{"metadata":{"name":"a","labels":null,"annotations":null},"endpoints":null,"ports":null}"#,
+        );
+        assert!(slice.endpoints.is_empty() && slice.ports.is_empty() && slice.service.is_empty());
+    }
+
+    #[test]
+    fn a_list_is_handed_over_object_by_object() {
+        let mut names = Vec::new();
+        let meta = list_from_json(
+            Resource::Pods,
+            br#"{"kind":"PodList","metadata":{"resourceVersion":"12","continue":"abc"},"items":[
+            {"metadata":{"name":"a","deletionTimestamp":"2024-01-02T03:04:05Z"},"status":{"podIP":"10.1.0.1"}},
+            {"metadata":{"name":"b"},"status":{"phase":"Failed"}}]}"#,
+            &mut |object| match object {
+                Object::Pod(pod) => names.push((pod.meta.name, pod.ip.is_some(), pod.terminating, pod.finished)),
+                other => panic!("{other:?}"),
+            },
+        )
+        .expect("a list");
+        assert_eq!(
+            (&*meta.resource_version, &*meta.continue_token),
+            ("12", "abc")
+        );
+        assert_eq!(
+            names,
+            [
+                ("a".into(), true, true, false),
+                ("b".into(), false, false, true)
+            ]
+        );
+        let empty = list_from_json(
+            Resource::Pods,
+            br#"{"items":null,"metadata":{}}"#,
+            &mut |_| panic!("none"),
+        );
+        assert_eq!(empty, Ok(ListMeta::default()));
+    }
+
+    #[test]
+    fn what_is_no_object_says_where() {
+        let wrong =
+            |json: &str| object_from_json(Resource::Services, json.as_bytes()).expect_err("wrong");
+        let error =
+            wrong("{\"metadata\":{\"name\":\"a\"},\n \"spec\":{\"ports\":[{\"port\":70000}]}}");
+        assert_eq!(error.place.map(|(line, _)| line), Some(2));
+        assert!(
+            error.message.contains("70000") && !error.message.contains("line"),
+            "{error}"
+        );
+        assert!(wrong("{\"metadata\":{}}").message.contains("metadata.name"));
+        assert!(
+            wrong("{\"metadata\":{\"name\":\"a\"}} x")
+                .message
+                .contains("trailing")
+        );
+    }
+}
