@@ -2,3 +2,9 @@
 
 /// The metric families that belong to no plugin, and the registry of those that do.
 pub mod metrics;
+
+/// Log lines on their way out: a bounded buffer and the one thread that writes it.
+pub mod lines;
+
+/// Log lines as CoreDNS prints them.
+pub mod logging;
