@@ -12,6 +12,14 @@
 /// `fallthrough [ZONES...]`, which many plugins take.
 pub mod fallthrough;
 
+#[cfg(test)]
+pub(crate) mod testing;
+
+// The plugins, in the order of the registry.
+
+/// Logs what went wrong further down.
+pub mod errors;
+
 use std::any::Any;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -24,7 +32,7 @@ use crate::server::assembly::Assembly;
 use crate::wire::name::Name;
 
 /// The registry. List order is chain order: CoreDNS' `plugin.cfg`, cut to the plugins that exist.
-pub static PLUGINS: &[&Spec] = &[];
+pub static PLUGINS: &[&Spec] = &[&errors::SPEC];
 
 /// What is known about a plugin before any Corefile is read.
 #[derive(Debug)]
