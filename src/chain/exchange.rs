@@ -75,6 +75,8 @@ pub struct State {
     pub deadline: Option<Instant>,
     /// The reply came from the cache, or its owner forbids storing it.
     pub do_not_store: bool,
+    /// The reply is for ourselves (a refresh of the cache), so the limit of UDP does not apply.
+    pub whole: bool,
 }
 
 impl State {
@@ -90,7 +92,14 @@ impl State {
             dropped: false,
             deadline: None,
             do_not_store: false,
+            whole: false,
         }
+    }
+
+    /// Whether the reply is for ourselves, not for the client: all of it is wanted. `arrival.protocol` still says how
+    /// the client asked, which is how `forward` asks.
+    pub fn is_whole(&self) -> bool {
+        self.whole || self.arrival.alias_depth > 0
     }
 }
 
@@ -173,6 +182,7 @@ impl<'e> Exchange<'e> {
     pub fn limit(&self) -> usize {
         match self.state.arrival.protocol {
             Protocol::Tcp => MESSAGE_MAX,
+            Protocol::Udp if self.state.is_whole() => MESSAGE_MAX,
             Protocol::Udp => {
                 let client = self.query.edns().map_or(UDP_CLASSIC_MAX, |edns| {
                     edns.payload_size.max(UDP_CLASSIC_MAX)
@@ -200,10 +210,7 @@ impl<'e> Exchange<'e> {
         Below {
             message: self.query.message().into(),
             state: State {
-                arrival: Arrival {
-                    protocol: Protocol::Tcp,
-                    ..self.state.arrival
-                },
+                whole: true,
                 ..State::new(self.state.arrival)
             },
             block: Arc::clone(self.block),
@@ -274,7 +281,6 @@ fn resolve(
     let message = question_message(query, qname, qtype);
     let arrival = Arrival {
         alias_depth: arrival.alias_depth + 1,
-        protocol: Protocol::Tcp,
         ..arrival
     };
     let mut out = Vec::with_capacity(512);

@@ -2,8 +2,9 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::corefile::key::Key;
 use crate::plugin::BuildError;
 use crate::server::process::{Process, ReadyProbe};
+use crate::wire::code::RecordType;
 use crate::wire::name::Name;
 
 /// A future that somebody else runs.
@@ -27,7 +29,7 @@ pub struct Assembly<'a> {
     /// The metrics label `server` of the block's first key: `dns://:53`.
     pub server: &'a Arc<str>,
     /// The folder that relative file names are looked up in (`root`); empty means the working directory.
-    pub root: &'a std::path::Path,
+    pub root: &'a Path,
     /// A hash of everything configured below this plugin in this block: two caches may share an entry only if it is
     /// the same.
     pub fingerprint_below: u64,
@@ -77,6 +79,8 @@ pub struct Plan {
     pub lameduck: Duration,
     /// How to watch the Corefile; the last one counts.
     pub reload: Option<ReloadSettings>,
+    /// The upstreams of the block being built; the server puts an empty list here before each block.
+    pub upstreams: Upstreams,
     /// Addresses to listen on instead of the wildcard, for the block being built.
     pub bind: Option<Vec<std::net::IpAddr>>,
     /// Debug lines are wanted, and a panic ends the process.
@@ -85,6 +89,46 @@ pub struct Plan {
     pub stop: CancellationToken,
     /// Its tasks.
     pub tasks: TaskTracker,
+}
+
+/// The upstreams of one server block: who sends queries out adds its own, who looks after them reads the list once
+/// the block serves. Clones share one list.
+#[derive(Clone, Default)]
+pub struct Upstreams {
+    list: Arc<Mutex<Vec<Arc<dyn Upstream>>>>,
+}
+
+impl Upstreams {
+    /// Adds one.
+    pub fn add(&self, upstream: Arc<dyn Upstream>) {
+        self.list
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(upstream);
+    }
+
+    /// All of them, in the order they were added.
+    pub fn all(&self) -> Vec<Arc<dyn Upstream>> {
+        self.list
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+/// A server that a block sends queries to.
+pub trait Upstream: Send + Sync {
+    /// Where it is.
+    fn address(&self) -> SocketAddr;
+
+    /// The file that named it (`/etc/resolv.conf`); none if the Corefile did.
+    fn file(&self) -> Option<&Path>;
+
+    /// Sends it one question, whatever its health. True if any reply came before the time-out.
+    fn ask(&self, qname: &Name, qtype: RecordType) -> Task<bool>;
+
+    /// Takes it out because it leads back to us, or puts it in again.
+    fn set_looping(&self, looping: bool);
 }
 
 /// How the Corefile is watched.
