@@ -116,6 +116,12 @@ impl Faults {
         self.list.iter().map(|diagnostic| diagnostic.severity).max()
     }
 
+    /// How many of them are errors: a parser that finds more at its end than at its start has nothing to give back.
+    pub fn error_count(&self) -> usize {
+        let is_error = |diagnostic: &&Diagnostic| diagnostic.severity == Severity::Error;
+        self.list.iter().filter(is_error).count()
+    }
+
     /// None at all.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()

@@ -20,6 +20,9 @@ pub(crate) mod testing;
 /// Logs what went wrong further down.
 pub mod errors;
 
+/// Answers from a hosts file.
+pub mod hosts;
+
 use std::any::Any;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -32,7 +35,7 @@ use crate::server::assembly::Assembly;
 use crate::wire::name::Name;
 
 /// The registry. List order is chain order: CoreDNS' `plugin.cfg`, cut to the plugins that exist.
-pub static PLUGINS: &[&Spec] = &[&errors::SPEC];
+pub static PLUGINS: &[&Spec] = &[&errors::SPEC, &hosts::SPEC];
 
 /// What is known about a plugin before any Corefile is read.
 #[derive(Debug)]

@@ -81,10 +81,10 @@ pub(in crate::plugin::errors) struct ErrorsConfig {
 }
 
 pub(in crate::plugin::errors) fn parse(context: &mut Context<'_>) -> Option<Box<dyn Config>> {
+    let errors = context.faults.error_count();
     let directive = context.once();
     let mut config = ErrorsConfig::default();
-    let mut whole = context.directives.len() == 1;
-    whole &= context.faults.note(arguments(directive)).is_some();
+    context.faults.note(arguments(directive));
     for option in directive.options() {
         let result = match option.name.text.as_str() {
             "stacktrace" => Args::of(option).finish().map(|()| {
@@ -96,9 +96,9 @@ pub(in crate::plugin::errors) fn parse(context: &mut Context<'_>) -> Option<Box<
             "consolidate" => consolidate(option).map(|line| config.consolidate.push(line)),
             _ => Err(unknown_option("errors", option, SPEC.option_names())),
         };
-        whole &= context.faults.note(result).is_some();
+        context.faults.note(result);
     }
-    whole.then(|| Box::new(config) as Box<dyn Config>)
+    (context.faults.error_count() == errors).then(|| Box::new(config) as Box<dyn Config>)
 }
 
 fn arguments(directive: &Directive) -> Result<(), Diagnostic> {
