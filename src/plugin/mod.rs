@@ -17,6 +17,9 @@ pub(crate) mod testing;
 
 // The plugins, in the order of the registry.
 
+/// Where a server block listens.
+pub mod bind;
+
 /// Logs what went wrong further down.
 pub mod errors;
 
@@ -35,7 +38,7 @@ use crate::server::assembly::Assembly;
 use crate::wire::name::Name;
 
 /// The registry. List order is chain order: CoreDNS' `plugin.cfg`, cut to the plugins that exist.
-pub static PLUGINS: &[&Spec] = &[&errors::SPEC, &hosts::SPEC];
+pub static PLUGINS: &[&Spec] = &[&bind::SPEC, &errors::SPEC, &hosts::SPEC];
 
 /// What is known about a plugin before any Corefile is read.
 #[derive(Debug)]
