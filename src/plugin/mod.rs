@@ -17,6 +17,9 @@ pub(crate) mod testing;
 
 // The plugins, in the order of the registry.
 
+/// Bounds the size of UDP replies, and what we advertise.
+pub mod bufsize;
+
 /// Where a server block listens.
 pub mod bind;
 
@@ -25,6 +28,9 @@ pub mod errors;
 
 /// Answers from a hosts file.
 pub mod hosts;
+
+/// Tells clients their own address, port and protocol.
+pub mod whoami;
 
 use std::any::Any;
 use std::fmt::Debug;
@@ -38,7 +44,14 @@ use crate::server::assembly::Assembly;
 use crate::wire::name::Name;
 
 /// The registry. List order is chain order: CoreDNS' `plugin.cfg`, cut to the plugins that exist.
-pub static PLUGINS: &[&Spec] = &[&bind::SPEC, &errors::SPEC, &hosts::SPEC];
+#[rustfmt::skip] // one line a plugin
+pub static PLUGINS: &[&Spec] = &[
+    &bufsize::SPEC,
+    &bind::SPEC,
+    &errors::SPEC,
+    &hosts::SPEC,
+    &whoami::SPEC,
+];
 
 /// What is known about a plugin before any Corefile is read.
 #[derive(Debug)]
@@ -95,6 +108,15 @@ impl<'c> Context<'c> {
             ));
         }
         self.directives[0]
+    }
+
+    /// Whether a directive has no options in braces; each that it has is a fault.
+    pub fn has_no_options(&mut self, directive: &Directive) -> bool {
+        for option in directive.options() {
+            let fault = crate::corefile::args::unknown_option(&directive.name.text, option, []);
+            self.faults.push(fault);
+        }
+        directive.options().is_empty()
     }
 
     /// The zones of the server block, each once.

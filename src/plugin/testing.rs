@@ -5,6 +5,9 @@
     reason = "a kit: which parts are used depends on the plugins built in"
 )]
 
+/// A whole server block, and questions to it with every knob.
+pub(crate) mod bench;
+
 use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -116,7 +119,7 @@ pub(crate) fn parse_in(
     (config, faults)
 }
 
-fn keys(zones: &[&str]) -> Vec<Key> {
+pub(crate) fn keys(zones: &[&str]) -> Vec<Key> {
     let key = |zone: &&str| Key {
         scheme: Scheme::Dns,
         zone: Name::from_text(zone).unwrap().to_lower(),
