@@ -17,14 +17,23 @@ pub(crate) mod testing;
 
 // The plugins, in the order of the registry.
 
+/// Gives a query up after a while.
+pub mod cancel;
+
 /// Bounds the size of UDP replies, and what we advertise.
 pub mod bufsize;
 
 /// Where a server block listens.
 pub mod bind;
 
+/// Debug lines, and a panic that ends the process.
+pub mod debug;
+
 /// Logs what went wrong further down.
 pub mod errors;
+
+/// Answers queries for ANY with one small record.
+pub mod any;
 
 /// Answers from a hosts file.
 pub mod hosts;
@@ -46,9 +55,12 @@ use crate::wire::name::Name;
 /// The registry. List order is chain order: CoreDNS' `plugin.cfg`, cut to the plugins that exist.
 #[rustfmt::skip] // one line a plugin
 pub static PLUGINS: &[&Spec] = &[
+    &cancel::SPEC,
     &bufsize::SPEC,
     &bind::SPEC,
+    &debug::SPEC,
     &errors::SPEC,
+    &any::SPEC,
     &hosts::SPEC,
     &whoami::SPEC,
 ];

@@ -148,10 +148,7 @@ mod tests {
     fn sizes_out_of_range_are_faults() {
         for (text, expected) in [
             ("bufsize 511", "payload size `511` is out of range @ 511"),
-            (
-                "bufsize 4097",
-                "payload size `4097` is out of range @ 4097",
-            ),
+            ("bufsize 4097", "payload size `4097` is out of range @ 4097"),
             (
                 "bufsize big",
                 "`big` is not a payload size in octets, 512 to 4096 @ big",
