@@ -12,13 +12,29 @@
 /// Slim types: only the fields that DNS needs.
 pub mod objects;
 
+/// The readers' side: views by name, services by address; no lock.
+pub mod table;
+
+mod store;
+
+/// What a change was caused by, and when.
+pub mod trigger;
+
 /// Which API server, and how to reach it.
 pub mod source;
 
 /// Objects out of JSON and YAML.
 pub mod decode;
 
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+
 use crate::cluster::objects::{Object, Resource};
+use crate::cluster::store::{Change, Store};
+use crate::cluster::table::Table;
 
 /// Takes what a source finds out. Calls for one resource come in order, from one task at a time.
 pub trait ObjectSink: Send + Sync + 'static {
@@ -37,3 +53,163 @@ pub trait ObjectSink: Send + Sync + 'static {
     /// An object was deleted.
     fn deleted(&self, resource: Resource, namespace: &str, name: &str);
 }
+
+/// Told of an EndpointSlice's change outside of a list: whether its Service is headless, and the time its object is
+/// stamped with, as it stands there.
+pub type TriggerObserver = Box<dyn Fn(bool, &str) + Send + Sync>;
+
+/// One cluster: what was seen of it, and the table that answers come from.
+///
+/// A reader may assume: looking up never waits; what a list has not yet confirmed is served as it was; an object that
+/// has been applied is in the table when the call returns.
+pub struct Cluster {
+    /// What readers use.
+    pub table: Table,
+    store: Mutex<Store>,
+    wanted: Box<[Resource]>,
+    lists: [ListState; 4],
+    synced: watch::Sender<bool>,
+    serial: AtomicU32,
+    observer: OnceLock<TriggerObserver>,
+}
+
+#[derive(Default)]
+struct ListState {
+    synced: AtomicBool,
+    running: AtomicBool,
+}
+
+impl Cluster {
+    /// An empty one. It is synced when all of `wanted` are. With `pod_names`, the name of what an endpoint stands for
+    /// serves as its host name where it has none.
+    pub fn new(wanted: &[Resource], pod_names: bool) -> Self {
+        Self {
+            table: Table::default(),
+            store: Mutex::new(Store::new(pod_names)),
+            wanted: wanted.into(),
+            lists: Default::default(),
+            synced: watch::Sender::new(wanted.is_empty()),
+            serial: AtomicU32::new(0),
+            observer: OnceLock::new(),
+        }
+    }
+
+    /// The resources it needs.
+    pub fn wanted(&self) -> &[Resource] {
+        &self.wanted
+    }
+
+    /// Whether every resource was listed once. Never goes back.
+    pub fn synced(&self) -> bool {
+        *self.synced.borrow()
+    }
+
+    /// Whether this resource was listed once.
+    pub fn resource_synced(&self, resource: Resource) -> bool {
+        self.lists[resource as usize].synced.load(Ordering::Acquire)
+    }
+
+    /// Waits until every resource was listed once.
+    pub async fn wait_synced(&self) {
+        let mut synced = self.synced.subscribe();
+        let waited = synced.wait_for(|&synced| synced).await;
+        debug_assert!(waited.is_ok(), "the sender lives as long as we do");
+    }
+
+    /// Seconds since 1970 of the last change that this process saw; 0 before the first.
+    pub fn serial(&self) -> u32 {
+        self.serial.load(Ordering::Relaxed)
+    }
+
+    /// Names who is told of changes with a time stamp. Only the first one counts.
+    pub fn observe_triggers(&self, observer: TriggerObserver) {
+        // Blocks that share a cluster share its metrics too.
+        let _ = self.observer.set(observer);
+    }
+
+    fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, resource: Resource, change: Change) {
+        if change.zone {
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
+            // Serials wrap (RFC 1982).
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "serials are counted modulo 2^32"
+            )]
+            self.serial.store(now.as_secs() as u32, Ordering::Relaxed);
+        }
+        // A list brings changes of long ago; how fast we are shows in what comes after it.
+        let listing = self.lists[resource as usize]
+            .running
+            .load(Ordering::Relaxed);
+        if let (false, Some(trigger), Some(observer)) =
+            (listing, change.trigger, self.observer.get())
+        {
+            observer(trigger.headless, &trigger.time);
+        }
+    }
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster")
+            .field("wanted", &self.wanted)
+            .field("synced", &self.synced())
+            .field("serial", &self.serial())
+            .finish_non_exhaustive()
+    }
+}
+
+impl ObjectSink for Cluster {
+    fn list_started(&self, resource: Resource) {
+        self.lists[resource as usize]
+            .running
+            .store(true, Ordering::Relaxed);
+        self.store().list_started(resource);
+    }
+
+    fn listed(&self, object: Object) {
+        self.applied(object);
+    }
+
+    fn list_finished(&self, resource: Resource) {
+        let change = self.store().list_finished(resource, &self.table);
+        self.note(resource, change);
+        let list = &self.lists[resource as usize];
+        list.running.store(false, Ordering::Relaxed);
+        list.synced.store(true, Ordering::Release);
+        let all = self
+            .wanted
+            .iter()
+            .all(|&resource| self.resource_synced(resource));
+        self.synced
+            .send_if_modified(|synced| all && !std::mem::replace(synced, all));
+    }
+
+    fn applied(&self, object: Object) {
+        let resource = object.resource();
+        let change = self.store().apply(object, &self.table);
+        self.note(resource, change);
+    }
+
+    fn deleted(&self, resource: Resource, namespace: &str, name: &str) {
+        let change = self.store().delete(resource, namespace, name, &self.table);
+        self.note(resource, change);
+    }
+}
+
+/// A cluster with what feeds it: the feed stops when the last holder lets go.
+pub struct Feed {
+    /// The cluster.
+    pub cluster: Arc<Cluster>,
+    /// Whatever keeps its source running.
+    pub source: Arc<dyn std::any::Any + Send + Sync>,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,622 @@
+//! The writer's side: what was seen, and how one change becomes a few changed entries of the table.
+//!
+//! Each object leaves a record: its version, the list it was last seen in, and what it put into the table. A relist is
+//! a difference: an object whose version is known is stamped and otherwise left alone; what was not stamped when the
+//! list ends is gone. So answers never flicker, and nothing is held twice.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hashbrown::{HashMap, HashSet};
+
+use crate::cluster::objects::{
+    EndpointSlice, Meta, Object, Pod, Port, Resource, Service, ServiceKind,
+};
+use crate::cluster::table::{
+    Alias, Owners, PodPlace, ServiceView, SliceView, Slot, Table, ViewKind,
+};
+use crate::wire::name::{LABEL_MAX, Name};
+
+/// A namespaced object: namespace and name, each as a label in lower case.
+type Key = Box<[u8]>;
+
+/// What a change means to those who watch the table from outside.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(in crate::cluster) struct Change {
+    /// The zone's content differs: its serial moves.
+    pub zone: bool,
+    /// An EndpointSlice changed that was stamped with the time of its cause.
+    pub trigger: Option<Trigger>,
+}
+
+/// The cause of a slice's change.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::cluster) struct Trigger {
+    pub headless: bool,
+    pub time: Box<str>,
+}
+
+/// When a record was last seen, and in which version.
+struct Seen {
+    list: u32,
+    version: Box<str>,
+}
+
+struct SliceRecord {
+    seen: Seen,
+    /// `\3web\4shop` of the Service it belongs to.
+    service: Key,
+    view: Arc<SliceView>,
+    trigger_time: Option<Box<str>>,
+}
+
+struct PodRecord {
+    seen: Seen,
+    address: IpAddr,
+    namespace: Arc<[u8]>,
+}
+
+/// All that is known of one Service, or of slices without one.
+struct ServiceRecord {
+    slot: Arc<Slot>,
+    /// None while there are only slices.
+    service: Option<Known>,
+    /// Its slices by their key, sorted.
+    slices: Vec<(Key, Arc<SliceView>)>,
+    /// Addresses that it has more than once, with how often beyond the first.
+    extra: HashMap<IpAddr, u32>,
+}
+
+struct Known {
+    seen: Seen,
+    kind: ServiceKind,
+    ports: Arc<[Port]>,
+}
+
+/// Every object seen, and the table they make up.
+pub(in crate::cluster) struct Store {
+    /// Whether the name of what an endpoint stands for serves as its host name (`endpoint_pod_names`).
+    pod_names: bool,
+    lists: [u32; 4],
+    namespaces: HashMap<Key, Seen>,
+    services: HashMap<Key, ServiceRecord>,
+    slices: HashMap<Key, SliceRecord>,
+    pods: HashMap<Key, PodRecord>,
+    ports: HashSet<Arc<[Port]>>,
+}
+
+/// `\4shop` from `Shop`; none if it is no label.
+fn label(text: &str) -> Option<Vec<u8>> {
+    let mut label = Vec::with_capacity(1 + text.len());
+    push_label(&mut label, text).then_some(label)
+}
+
+fn push_label(to: &mut Vec<u8>, text: &str) -> bool {
+    let length = u8::try_from(text.len()).unwrap_or(u8::MAX);
+    if length == 0 || usize::from(length) > LABEL_MAX || text.contains('.') {
+        return false;
+    }
+    to.push(length);
+    to.extend(text.bytes().map(|octet| octet.to_ascii_lowercase()));
+    true
+}
+
+/// `\3web\4shop`; none if either is no label, so that no name can lead to it.
+fn service_key(service: &str, namespace: &str) -> Option<Key> {
+    let mut key = Vec::with_capacity(2 + service.len() + namespace.len());
+    (push_label(&mut key, service) && push_label(&mut key, namespace)).then(|| key.into())
+}
+
+/// Identifies an object within its resource. Names of slices and pods may have dots.
+fn object_key(namespace: &str, name: &str) -> Key {
+    let mut key = Vec::with_capacity(1 + namespace.len() + name.len());
+    key.extend_from_slice(namespace.as_bytes());
+    key.push(b'/');
+    key.extend_from_slice(name.as_bytes());
+    key.into()
+}
+
+impl Store {
+    pub(in crate::cluster) fn new(pod_names: bool) -> Self {
+        Self {
+            pod_names,
+            lists: [0; 4],
+            namespaces: HashMap::new(),
+            services: HashMap::new(),
+            slices: HashMap::new(),
+            pods: HashMap::new(),
+            ports: HashSet::new(),
+        }
+    }
+
+    pub(in crate::cluster) fn list_started(&mut self, resource: Resource) {
+        let list = &mut self.lists[resource as usize];
+        *list = list.wrapping_add(1);
+    }
+
+    /// Takes away what the list that ends here did not name.
+    pub(in crate::cluster) fn list_finished(
+        &mut self,
+        resource: Resource,
+        table: &Table,
+    ) -> Change {
+        let list = self.lists[resource as usize];
+        let gone = |seen: &Seen| seen.list != list;
+        let keys: Vec<Key> = match resource {
+            Resource::Namespaces => unseen(self.namespaces.iter(), gone),
+            Resource::Services => {
+                let known = self.services.iter();
+                let known =
+                    known.filter_map(|(key, record)| Some((key, &record.service.as_ref()?.seen)));
+                unseen(known, gone)
+            }
+            Resource::EndpointSlices => unseen(
+                self.slices.iter().map(|(key, record)| (key, &record.seen)),
+                gone,
+            ),
+            Resource::Pods => unseen(
+                self.pods.iter().map(|(key, record)| (key, &record.seen)),
+                gone,
+            ),
+        };
+        let mut change = Change::default();
+        for key in keys {
+            change.zone |= self.remove(resource, &key, table).zone;
+        }
+        self.ports.retain(|ports| Arc::strong_count(ports) > 1);
+        change
+    }
+
+    /// Takes in an object of the running list, or one that changed.
+    pub(in crate::cluster) fn apply(&mut self, object: Object, table: &Table) -> Change {
+        let seen = Seen {
+            list: self.lists[object.resource() as usize],
+            version: object.meta().resource_version.clone(),
+        };
+        match object {
+            Object::Namespace(meta) => self.apply_namespace(&meta, seen, table),
+            Object::Service(service) => self.apply_service(service, seen, table),
+            Object::EndpointSlice(slice) => self.apply_slice(slice, seen, table),
+            Object::Pod(pod) => self.apply_pod(&pod, seen, table),
+        }
+    }
+
+    /// Takes an object away.
+    pub(in crate::cluster) fn delete(
+        &mut self,
+        resource: Resource,
+        namespace: &str,
+        name: &str,
+        table: &Table,
+    ) -> Change {
+        let key = match resource {
+            Resource::Namespaces => label(name).map(Key::from),
+            Resource::Services => service_key(name, namespace),
+            Resource::EndpointSlices | Resource::Pods => Some(object_key(namespace, name)),
+        };
+        key.map_or_else(Change::default, |key| self.remove(resource, &key, table))
+    }
+
+    fn remove(&mut self, resource: Resource, key: &[u8], table: &Table) -> Change {
+        let zone = match resource {
+            Resource::Namespaces => {
+                if self.namespaces.remove(key).is_some() {
+                    table.namespaces.pin().remove(key);
+                }
+                false
+            }
+            Resource::Services => self.remove_service(key, table),
+            Resource::EndpointSlices => return self.remove_slice(key, table),
+            Resource::Pods => self.pods.remove(key).is_some_and(|record| {
+                change_pods(table, record.address, &record.namespace, -1);
+                true
+            }),
+        };
+        Change {
+            zone,
+            trigger: None,
+        }
+    }
+
+    fn apply_namespace(&mut self, meta: &Meta, seen: Seen, table: &Table) -> Change {
+        let Some(label) = label(&meta.name) else {
+            return Change::default();
+        };
+        if self.namespaces.insert(label.clone().into(), seen).is_none() {
+            table.namespaces.pin().insert(label.into(), ());
+        }
+        // The serial stays: what becomes visible comes with events of its own.
+        Change::default()
+    }
+
+    fn apply_service(&mut self, service: Service, seen: Seen, table: &Table) -> Change {
+        let Some(key) = service_key(&service.meta.name, &service.meta.namespace) else {
+            return Change::default();
+        };
+        let ports = self.intern(service.ports);
+        let record = record_of(&mut self.services, &key, table);
+        let old = record.service.as_mut();
+        if let Some(known) = old
+            && (known.seen.is_same(&seen) || known.kind == service.kind && known.ports == ports)
+        {
+            known.seen = seen;
+            return Change::default();
+        }
+        let before = record.own_addresses();
+        record.service = Some(Known {
+            seen,
+            kind: service.kind,
+            ports,
+        });
+        let after = record.own_addresses();
+        record.move_addresses(before, after, table);
+        record.publish();
+        Change {
+            zone: true,
+            trigger: None,
+        }
+    }
+
+    fn remove_service(&mut self, key: &[u8], table: &Table) -> bool {
+        let Some(record) = self.services.get_mut(key) else {
+            return false;
+        };
+        let before = record.own_addresses();
+        let existed = record.service.take().is_some();
+        record.publish();
+        record.move_addresses(before, Vec::new(), table);
+        self.drop_if_empty(key, table);
+        existed
+    }
+
+    fn apply_slice(&mut self, slice: EndpointSlice, seen: Seen, table: &Table) -> Change {
+        let key = object_key(&slice.meta.namespace, &slice.meta.name);
+        if let Some(record) = self.slices.get_mut(&key)
+            && record.seen.is_same(&seen)
+        {
+            record.seen = seen;
+            return Change::default();
+        }
+        let Some(service) = service_key(&slice.service, &slice.meta.namespace) else {
+            // Without a Service to name it there is nothing to answer; it may have had one before.
+            return self.remove(Resource::EndpointSlices, &key, table);
+        };
+        let ports = self.intern(slice.ports.clone());
+        let view = slice_view(&slice, ports, self.pod_names);
+        let trigger_time = slice.trigger_time;
+        let old = self.slices.get_mut(&key);
+        let old_service = old.as_ref().map(|record| record.service.clone());
+        if let Some(record) = old
+            && record.service == service
+            && *record.view == view
+        {
+            record.seen = seen;
+            record.trigger_time = trigger_time;
+            return Change::default();
+        }
+        if old_service.is_some_and(|old| old != service) {
+            self.remove_slice(&key, table);
+        }
+        let view = Arc::new(view);
+        let record = record_of(&mut self.services, &service, table);
+        record.replace_slice(&key, Some(Arc::clone(&view)), table);
+        let trigger = record.trigger(trigger_time.as_deref());
+        let slice = SliceRecord {
+            seen,
+            service,
+            view,
+            trigger_time,
+        };
+        self.slices.insert(key, slice);
+        Change {
+            zone: true,
+            trigger,
+        }
+    }
+
+    fn remove_slice(&mut self, key: &[u8], table: &Table) -> Change {
+        let Some(slice) = self.slices.remove(key) else {
+            return Change::default();
+        };
+        let Some(record) = self.services.get_mut(&slice.service) else {
+            return Change::default();
+        };
+        record.replace_slice(key, None, table);
+        let trigger = record.trigger(slice.trigger_time.as_deref());
+        self.drop_if_empty(&slice.service, table);
+        Change {
+            zone: true,
+            trigger,
+        }
+    }
+
+    fn apply_pod(&mut self, pod: &Pod, seen: Seen, table: &Table) -> Change {
+        let key = object_key(&pod.meta.namespace, &pod.meta.name);
+        if let Some(record) = self.pods.get_mut(&key) {
+            let same = record.seen.is_same(&seen);
+            record.seen = seen;
+            // A Pod that is going keeps its last address until it is gone.
+            if same || pod.terminating || !pod.finished && pod.ip == Some(record.address) {
+                return Change::default();
+            }
+            let seen = Seen {
+                list: record.seen.list,
+                version: record.seen.version.clone(),
+            };
+            let change = self.remove(Resource::Pods, &key, table);
+            self.add_pod(key, pod, seen, table);
+            return change;
+        }
+        if pod.terminating {
+            return Change::default();
+        }
+        Change {
+            zone: self.add_pod(key, pod, seen, table),
+            trigger: None,
+        }
+    }
+
+    fn add_pod(&mut self, key: Key, pod: &Pod, seen: Seen, table: &Table) -> bool {
+        let (Some(address), Some(namespace), false) =
+            (pod.ip, label(&pod.meta.namespace), pod.finished)
+        else {
+            return false;
+        };
+        let namespace = change_pods(table, address, &namespace, 1);
+        let record = PodRecord {
+            seen,
+            address,
+            namespace,
+        };
+        self.pods.insert(key, record);
+        true
+    }
+
+    fn intern(&mut self, ports: Vec<Port>) -> Arc<[Port]> {
+        if let Some(known) = self.ports.get(ports.as_slice()) {
+            return Arc::clone(known);
+        }
+        let ports: Arc<[Port]> = ports.into();
+        self.ports.insert(Arc::clone(&ports));
+        ports
+    }
+
+    fn drop_if_empty(&mut self, key: &[u8], table: &Table) {
+        let empty = |record: &ServiceRecord| record.service.is_none() && record.slices.is_empty();
+        if self.services.get(key).is_some_and(empty) {
+            self.services.remove(key);
+            table.services.pin().remove(key);
+        }
+    }
+}
+
+fn unseen<'r>(
+    records: impl Iterator<Item = (&'r Key, &'r Seen)>,
+    gone: impl Fn(&Seen) -> bool,
+) -> Vec<Key> {
+    let unseen = records.filter(|(_, seen)| gone(seen));
+    unseen.map(|(key, _)| key.clone()).collect()
+}
+
+impl Seen {
+    /// Versions are opaque, and absent where the source has none.
+    fn is_same(&self, new: &Self) -> bool {
+        !self.version.is_empty() && self.version == new.version
+    }
+}
+
+fn record_of<'s>(
+    services: &'s mut HashMap<Key, ServiceRecord>,
+    key: &[u8],
+    table: &Table,
+) -> &'s mut ServiceRecord {
+    let entry = services.raw_entry_mut().from_key(key).or_insert_with(|| {
+        let slot = Arc::new(Slot::new(key));
+        table.services.pin().insert(key.into(), Arc::clone(&slot));
+        let record = ServiceRecord {
+            slot,
+            service: None,
+            slices: Vec::new(),
+            extra: HashMap::new(),
+        };
+        (key.into(), record)
+    });
+    entry.1
+}
+
+impl ServiceRecord {
+    fn own_addresses(&self) -> Vec<IpAddr> {
+        match self.service.as_ref().map(|known| &known.kind) {
+            Some(ServiceKind::ClusterIp(addresses)) => addresses.clone(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn replace_slice(&mut self, key: &[u8], view: Option<Arc<SliceView>>, table: &Table) {
+        let addresses = |view: &SliceView| view.addresses().collect::<Vec<_>>();
+        let after = view.as_deref().map(addresses).unwrap_or_default();
+        let place = self
+            .slices
+            .binary_search_by(|(other, _)| (**other).cmp(key));
+        let before = place
+            .map(|at| addresses(&self.slices[at].1))
+            .unwrap_or_default();
+        match (place, view) {
+            (Ok(at), Some(view)) => self.slices[at].1 = view,
+            (Err(at), Some(view)) => self.slices.insert(at, (key.into(), view)),
+            (Ok(at), None) => drop(self.slices.remove(at)),
+            (Err(_), None) => {}
+        }
+        self.move_addresses(before, after, table);
+        self.publish();
+    }
+
+    /// Changes the reverse entries from one set of addresses to another; what is in both is left alone.
+    fn move_addresses(&mut self, mut before: Vec<IpAddr>, mut after: Vec<IpAddr>, table: &Table) {
+        before.sort_unstable();
+        after.sort_unstable();
+        let (mut old, mut new) = (before.into_iter().peekable(), after.into_iter().peekable());
+        loop {
+            match (old.peek(), new.peek()) {
+                (None, None) => return,
+                (Some(a), Some(b)) if a == b => {
+                    old.next();
+                    new.next();
+                }
+                (Some(&a), Some(b)) if a < *b => {
+                    self.remove_address(a, table);
+                    old.next();
+                }
+                (Some(&a), None) => {
+                    self.remove_address(a, table);
+                    old.next();
+                }
+                (_, Some(&b)) => {
+                    self.add_address(b, table);
+                    new.next();
+                }
+            }
+        }
+    }
+
+    fn add_address(&mut self, address: IpAddr, table: &Table) {
+        let addresses = table.addresses.pin();
+        let owners = addresses
+            .get(&address)
+            .map(Owners::as_slice)
+            .unwrap_or_default();
+        if owners.iter().any(|slot| Arc::ptr_eq(slot, &self.slot)) {
+            *self.extra.entry(address).or_insert(0) += 1;
+        } else if owners.is_empty() {
+            addresses.insert(address, Owners::One(Arc::clone(&self.slot)));
+        } else {
+            let all = owners.iter().chain([&self.slot]).cloned().collect();
+            addresses.insert(address, Owners::Many(all));
+        }
+    }
+
+    fn remove_address(&mut self, address: IpAddr, table: &Table) {
+        if let Some(extra) = self.extra.get_mut(&address) {
+            *extra -= 1;
+            if *extra == 0 {
+                self.extra.remove(&address);
+            }
+            return;
+        }
+        let addresses = table.addresses.pin();
+        let owners = addresses
+            .get(&address)
+            .map(Owners::as_slice)
+            .unwrap_or_default();
+        let others = owners.iter().filter(|slot| !Arc::ptr_eq(slot, &self.slot));
+        let mut others: Vec<Arc<Slot>> = others.cloned().collect();
+        match (others.len(), others.pop()) {
+            (1, Some(last)) => drop(addresses.insert(address, Owners::One(last)).is_some()),
+            (_, Some(last)) => {
+                others.push(last);
+                addresses.insert(address, Owners::Many(others.into()));
+            }
+            (_, None) => drop(addresses.remove(&address).is_some()),
+        }
+    }
+
+    /// Shows readers the new version.
+    fn publish(&self) {
+        let (kind, ports) = match &self.service {
+            None => (ViewKind::Absent, Arc::default()),
+            Some(known) => (view_kind(&known.kind), Arc::clone(&known.ports)),
+        };
+        let slices: Box<[_]> = self
+            .slices
+            .iter()
+            .map(|(_, view)| Arc::clone(view))
+            .collect();
+        // Two slices may give one Pod's host name to its two families, so names are trusted within one slice only.
+        let names_distinct = slices.len() < 2 || !slices.iter().any(|slice| slice.is_named());
+        let distinct =
+            self.extra.is_empty() && names_distinct && slices.iter().all(|slice| slice.distinct);
+        self.slot.replace(ServiceView {
+            kind,
+            ports,
+            slices,
+            distinct,
+        });
+    }
+
+    /// A sample for `dns_programming_duration`: only where the Service is known.
+    fn trigger(&self, time: Option<&str>) -> Option<Trigger> {
+        Some(Trigger {
+            headless: self.service.as_ref()?.kind == ServiceKind::Headless,
+            time: time?.into(),
+        })
+    }
+}
+
+fn view_kind(kind: &ServiceKind) -> ViewKind {
+    match kind {
+        ServiceKind::ClusterIp(addresses) => ViewKind::ClusterIp(addresses.as_slice().into()),
+        ServiceKind::Headless => ViewKind::Headless,
+        ServiceKind::ExternalName(target) => ViewKind::ExternalName(alias(target)),
+    }
+}
+
+fn alias(target: &str) -> Alias {
+    if target.parse::<IpAddr>().is_ok() {
+        return Alias::Address;
+    }
+    match Name::from_text(target) {
+        Ok(name) if !name.as_ref().is_root() => Alias::Name(name),
+        _ => Alias::Broken,
+    }
+}
+
+fn slice_view(slice: &EndpointSlice, ports: Arc<[Port]>, pod_names: bool) -> SliceView {
+    let ready = slice.endpoints.iter().filter(|endpoint| endpoint.ready);
+    let names: Vec<(IpAddr, Option<Vec<u8>>)> = ready
+        .flat_map(|endpoint| {
+            let target = endpoint.target_name.as_deref().filter(|_| pod_names);
+            let name = endpoint.hostname.as_deref().or(target);
+            // What is no label cannot be asked for; the address names it then.
+            let name = name.and_then(label).map(|label| label[1..].to_vec());
+            endpoint
+                .addresses
+                .iter()
+                .map(move |&address| (address, name.clone()))
+        })
+        .collect();
+    SliceView::new(
+        ports,
+        names
+            .iter()
+            .map(|(address, name)| (*address, name.as_deref())),
+    )
+}
+
+/// Counts a Pod in or out; gives back the shared label of its namespace.
+fn change_pods(table: &Table, address: IpAddr, namespace: &[u8], by: i32) -> Arc<[u8]> {
+    let pods = table.pods.pin();
+    let mut places: Vec<PodPlace> = pods
+        .get(&address)
+        .map(|places| places.to_vec())
+        .unwrap_or_default();
+    let at = places
+        .iter()
+        .position(|place| *place.namespace == *namespace);
+    let at = at.unwrap_or_else(|| {
+        places.push(PodPlace {
+            namespace: namespace.into(),
+            pods: 0,
+        });
+        places.len() - 1
+    });
+    let place = &mut places[at];
+    place.pods = place.pods.saturating_add_signed(by);
+    let label = Arc::clone(&place.namespace);
+    places.retain(|place| place.pods > 0);
+    if places.is_empty() {
+        pods.remove(&address);
+    } else {
+        pods.insert(address, places.into());
+    }
+    label
+}

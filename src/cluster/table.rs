@@ -1,0 +1,356 @@
+//! The readers' side: views by name, services by address; no lock.
+//!
+//! ```text
+//! "\3web\4shop" --> Slot --> ServiceView   immutable; the writer swaps it as a whole
+//!     10.1.0.4  --> Slot ------^           the same slots again, so PTR is one look-up
+//! "\4shop"      --> namespace exists
+//!     10.1.0.4  --> namespaces with a Pod of this address
+//! ```
+//!
+//! Keys are lower-case labels in wire form, as they stand next to each other in a QNAME: a look-up hashes a piece of
+//! the query and copies nothing. A reader that has loaded a view keeps that version until it lets go, so one reply
+//! never mixes two versions of one Service.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
+
+use crate::cluster::objects::Port;
+use crate::wire::name::Name;
+
+/// Keys come from queries, so the seed is random; the quality of foldhash's fast mode is enough for hash tables.
+type State = foldhash::fast::RandomState;
+
+pub(in crate::cluster) type Map<K, V> = papaya::HashMap<K, V, State>;
+
+/// What readers see of a cluster.
+#[derive(Default)]
+pub struct Table {
+    pub(in crate::cluster) services: Map<Box<[u8]>, Arc<Slot>>,
+    pub(in crate::cluster) addresses: Map<IpAddr, Owners>,
+    pub(in crate::cluster) namespaces: Map<Box<[u8]>, ()>,
+    pub(in crate::cluster) pods: Map<IpAddr, Arc<[PodPlace]>>,
+}
+
+/// Where one Service, or slices without their Service, stand in the table. Outlives its versions.
+pub struct Slot {
+    /// `\3web\4shop`: the labels of Service and namespace in lower case, without a root.
+    pub labels: Box<[u8]>,
+    view: ArcSwap<ServiceView>,
+}
+
+impl Slot {
+    pub(in crate::cluster) fn new(labels: &[u8]) -> Self {
+        Self {
+            labels: labels.into(),
+            view: ArcSwap::from_pointee(ServiceView::absent()),
+        }
+    }
+
+    /// The current version. Lock-free; hold it for the whole reply.
+    pub fn view(&self) -> Guard<Arc<ServiceView>> {
+        self.view.load()
+    }
+
+    pub(in crate::cluster) fn replace(&self, view: ServiceView) {
+        self.view.store(Arc::new(view));
+    }
+
+    /// The label of the namespace with its length.
+    pub fn namespace(&self) -> &[u8] {
+        &self.labels[1 + usize::from(self.labels[0])..]
+    }
+}
+
+/// One version of a Service with all of its endpoints.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ServiceView {
+    /// Addresses or alias.
+    pub kind: ViewKind,
+    /// The Service's ports.
+    pub ports: Arc<[Port]>,
+    /// Its EndpointSlices, in the order of their names.
+    pub slices: Box<[Arc<SliceView>]>,
+    /// No address and no host name stands in it twice, so nobody needs to look for duplicates.
+    pub distinct: bool,
+}
+
+/// What a Service's name stands for, as readers need it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ViewKind {
+    /// There are slices, but no Service: addresses have names, the name does not exist.
+    Absent,
+    /// Addresses in the order of the spec; empty if there is none yet.
+    ClusterIp(Box<[IpAddr]>),
+    /// The ready endpoints.
+    Headless,
+    /// Another name.
+    ExternalName(Alias),
+}
+
+/// Where an ExternalName leads.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Alias {
+    /// A name, in the spelling of the object.
+    Name(Name),
+    /// An address, which no alias can lead to.
+    Address,
+    /// Nothing that is a name.
+    Broken,
+}
+
+impl ServiceView {
+    fn absent() -> Self {
+        Self {
+            kind: ViewKind::Absent,
+            ports: Arc::new([]),
+            slices: Box::new([]),
+            distinct: true,
+        }
+    }
+
+    /// Whether any endpoint is ready.
+    pub fn has_backends(&self) -> bool {
+        self.slices.iter().any(|slice| slice.len() > 0)
+    }
+
+    /// All ready endpoints, one entry per address.
+    pub fn backends(&self) -> impl Iterator<Item = Backend<'_>> {
+        self.slices.iter().flat_map(|slice| slice.backends())
+    }
+
+    /// Whether this is one of the Service's own addresses.
+    pub fn has_cluster_ip(&self, address: IpAddr) -> bool {
+        matches!(&self.kind, ViewKind::ClusterIp(addresses) if addresses.contains(&address))
+    }
+}
+
+/// The ready endpoints of one EndpointSlice: 4 octets per IPv4 endpoint without a host name.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct SliceView {
+    /// Ports, shared by all endpoints; empty is legal.
+    pub ports: Arc<[Port]>,
+    v4: Box<[Ipv4Addr]>,
+    v6: Box<[Ipv6Addr]>,
+    names: Option<Names>,
+    pub(in crate::cluster) distinct: bool,
+}
+
+/// Host names of a slice's endpoints, first IPv4, then IPv6, in one piece of text.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Names {
+    text: Box<[u8]>,
+    ends: Box<[u32]>,
+}
+
+impl Names {
+    fn get(&self, index: usize) -> Option<&[u8]> {
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        let name = &self.text[start as usize..self.ends[index] as usize];
+        (!name.is_empty()).then_some(name)
+    }
+}
+
+/// One address behind a Service.
+#[derive(Clone, Copy, Debug)]
+pub struct Backend<'v> {
+    /// The slice it belongs to.
+    pub slice: &'v SliceView,
+    /// The address.
+    pub address: IpAddr,
+    /// Its host name in lower case, one label; without one it is named for its address.
+    pub name: Option<&'v [u8]>,
+}
+
+impl SliceView {
+    /// From addresses with their host names (one label each, in lower case), in the order of the object.
+    pub(in crate::cluster) fn new<'n>(
+        ports: Arc<[Port]>,
+        backends: impl Iterator<Item = (IpAddr, Option<&'n [u8]>)> + Clone,
+    ) -> Self {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        let mut seen_addresses = hashbrown::HashSet::<IpAddr, State>::default();
+        let mut seen_names = hashbrown::HashSet::<&[u8], State>::default();
+        let (mut distinct, mut named) = (true, false);
+        for (address, name) in backends.clone() {
+            distinct &= seen_addresses.insert(address);
+            if let Some(name) = name {
+                named = true;
+                distinct &= seen_names.insert(name);
+            }
+            match address {
+                IpAddr::V4(address) => v4.push(address),
+                IpAddr::V6(address) => v6.push(address),
+            }
+        }
+        let names = named.then(|| {
+            let (mut text, mut ends) = (Vec::new(), Vec::new());
+            let of_family = |v4: bool| {
+                backends
+                    .clone()
+                    .filter(move |(address, _)| address.is_ipv4() == v4)
+            };
+            for (_, name) in of_family(true).chain(of_family(false)) {
+                text.extend_from_slice(name.unwrap_or_default());
+                // An object has at most a few MiB; what does not fit loses its host names, not the server its life.
+                ends.push(u32::try_from(text.len()).unwrap_or(u32::MAX));
+            }
+            Names {
+                text: text.into(),
+                ends: ends.into(),
+            }
+        });
+        Self {
+            ports,
+            v4: v4.into(),
+            v6: v6.into(),
+            names,
+            distinct,
+        }
+    }
+
+    /// Ready endpoints, one per address.
+    #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
+    pub fn len(&self) -> usize {
+        self.v4.len() + self.v6.len()
+    }
+
+    /// Whether any endpoint has a host name of its own.
+    pub fn is_named(&self) -> bool {
+        self.names.is_some()
+    }
+
+    /// Its IPv4 addresses.
+    pub fn v4(&self) -> &[Ipv4Addr] {
+        &self.v4
+    }
+
+    /// Its IPv6 addresses.
+    pub fn v6(&self) -> &[Ipv6Addr] {
+        &self.v6
+    }
+
+    /// All addresses, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let v4 = self.v4.iter().copied().map(IpAddr::V4);
+        v4.chain(self.v6.iter().copied().map(IpAddr::V6))
+    }
+
+    /// All endpoints, IPv4 first.
+    pub fn backends(&self) -> impl Iterator<Item = Backend<'_>> {
+        self.addresses()
+            .enumerate()
+            .map(|(index, address)| Backend {
+                slice: self,
+                address,
+                name: self.names.as_ref().and_then(|names| names.get(index)),
+            })
+    }
+}
+
+/// The Services that an address belongs to, as their own or behind them. Mostly one.
+#[derive(Clone)]
+pub(in crate::cluster) enum Owners {
+    One(Arc<Slot>),
+    Many(Box<[Arc<Slot>]>),
+}
+
+impl Owners {
+    pub(in crate::cluster) fn as_slice(&self) -> &[Arc<Slot>] {
+        match self {
+            Self::One(slot) => std::slice::from_ref(slot),
+            Self::Many(slots) => slots,
+        }
+    }
+}
+
+/// A namespace that has Pods of some address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodPlace {
+    /// Its label in lower case, with its length.
+    pub namespace: Arc<[u8]>,
+    /// How many Pods: those on a node's network share its address.
+    pub pods: u32,
+}
+
+impl Table {
+    /// The Service with these labels: its own and its namespace's, in lower case, wire form, no root.
+    pub fn service(&self, labels: &[u8]) -> Option<Guard<Arc<ServiceView>>> {
+        self.services.pin().get(labels).map(|slot| slot.view())
+    }
+
+    /// Looks at the Services that an address belongs to; none, mostly one, or several.
+    pub fn with_owners<R>(&self, address: IpAddr, look: impl FnOnce(&[Arc<Slot>]) -> R) -> R {
+        let addresses = self.addresses.pin();
+        look(
+            addresses
+                .get(&address)
+                .map(Owners::as_slice)
+                .unwrap_or_default(),
+        )
+    }
+
+    /// Whether a namespace exists: its label in lower case, with its length.
+    pub fn has_namespace(&self, label: &[u8]) -> bool {
+        self.namespaces.pin().contains_key(label)
+    }
+
+    /// How many Pods of a namespace have this address.
+    pub fn pods(&self, address: IpAddr, namespace: &[u8]) -> u32 {
+        let pods = self.pods.pin();
+        let mut places = pods
+            .get(&address)
+            .into_iter()
+            .flat_map(|places| places.iter());
+        let place = places.find(|place| *place.namespace == *namespace);
+        place.map_or(0, |place| place.pods)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(backends: &[(&str, Option<&'static str>)]) -> SliceView {
+        let backends: Vec<(IpAddr, Option<&[u8]>)> = backends
+            .iter()
+            .map(|(address, name)| {
+                (
+                    address.parse().expect("an address"),
+                    name.map(str::as_bytes),
+                )
+            })
+            .collect();
+        SliceView::new(Arc::new([]), backends.into_iter())
+    }
+
+    #[test]
+    fn a_slice_keeps_each_address_with_its_name() {
+        let view = view(&[
+            ("fd00::1", Some("six")),
+            ("10.0.0.1", None),
+            ("10.0.0.2", Some("two")),
+        ]);
+        let all: Vec<_> = view
+            .backends()
+            .map(|backend| (backend.address.to_string(), backend.name))
+            .collect();
+        let expected: [(&str, Option<&[u8]>); 3] = [
+            ("10.0.0.1", None),
+            ("10.0.0.2", Some(b"two")),
+            ("fd00::1", Some(b"six")),
+        ];
+        assert_eq!(
+            all,
+            expected.map(|(address, name)| (address.to_owned(), name))
+        );
+    }
+
+    #[test]
+    fn a_slice_knows_whether_anything_stands_in_it_twice() {
+        assert!(view(&[("10.0.0.1", Some("a")), ("10.0.0.2", None)]).distinct);
+        assert!(!view(&[("10.0.0.1", None), ("10.0.0.1", None)]).distinct);
+        assert!(!view(&[("10.0.0.1", Some("a")), ("10.0.0.2", Some("a"))]).distinct);
+    }
+}

@@ -1,0 +1,353 @@
+//! What a source does, and what readers see of it.
+
+use std::net::IpAddr;
+use std::sync::Mutex as StdMutex;
+
+use super::*;
+use crate::cluster::objects::{Endpoint, EndpointSlice, Meta, Pod, Port, Service, ServiceKind};
+use crate::cluster::table::{Alias, ViewKind};
+
+const ALL: [Resource; 4] = [
+    Resource::Namespaces,
+    Resource::Services,
+    Resource::EndpointSlices,
+    Resource::Pods,
+];
+
+fn cluster() -> Cluster {
+    Cluster::new(&ALL, false)
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn meta(name: &str, version: &str) -> Meta {
+    Meta {
+        namespace: "shop".into(),
+        name: name.into(),
+        resource_version: version.into(),
+    }
+}
+
+fn service(name: &str, version: &str, kind: ServiceKind) -> Object {
+    let ports = vec![Port {
+        name: "http".into(),
+        protocol: "TCP".into(),
+        number: Some(80),
+    }];
+    Object::Service(Service {
+        meta: meta(name, version),
+        kind,
+        ports,
+    })
+}
+
+fn cluster_ip(name: &str, version: &str, address: &str) -> Object {
+    service(name, version, ServiceKind::ClusterIp(vec![ip(address)]))
+}
+
+fn slice(name: &str, service: &str, version: &str, addresses: &[&str]) -> Object {
+    let endpoints = addresses.iter().map(|address| Endpoint {
+        addresses: vec![ip(address)],
+        hostname: None,
+        target_name: Some(format!("pod-{address}").replace('.', "-").into()),
+        ready: true,
+    });
+    Object::EndpointSlice(EndpointSlice {
+        meta: meta(name, version),
+        service: service.into(),
+        ports: Vec::new(),
+        endpoints: endpoints.collect(),
+        trigger_time: Some("2024-01-02T03:04:05Z".into()),
+    })
+}
+
+fn pod(name: &str, version: &str, address: &str) -> Pod {
+    Pod {
+        meta: meta(name, version),
+        ip: Some(ip(address)),
+        terminating: false,
+        finished: false,
+    }
+}
+
+fn owners(cluster: &Cluster, address: &str) -> Vec<String> {
+    cluster.table.with_owners(ip(address), |slots| {
+        let labels = |labels: &[u8]| String::from_utf8_lossy(&labels[1..]).replace('\u{4}', ".");
+        slots.iter().map(|slot| labels(&slot.labels)).collect()
+    })
+}
+
+fn addresses(cluster: &Cluster, labels: &[u8]) -> Vec<String> {
+    let view = cluster.table.service(labels).expect("a view");
+    view.backends()
+        .map(|backend| backend.address.to_string())
+        .collect()
+}
+
+#[test]
+fn a_service_is_found_by_name_and_address_until_it_is_deleted() {
+    let cluster = cluster();
+    cluster.applied(cluster_ip("Web", "1", "10.0.0.1"));
+    let view = cluster.table.service(b"\x03web\x04shop").expect("a view");
+    assert_eq!(view.kind, ViewKind::ClusterIp([ip("10.0.0.1")].into()));
+    assert_eq!(owners(&cluster, "10.0.0.1"), ["web.shop"]);
+    cluster.deleted(Resource::Services, "shop", "Web");
+    assert!(cluster.table.service(b"\x03web\x04shop").is_none());
+    assert!(owners(&cluster, "10.0.0.1").is_empty());
+}
+
+#[test]
+fn a_change_of_address_moves_the_reverse_entry() {
+    let cluster = cluster();
+    cluster.applied(cluster_ip("web", "1", "10.0.0.1"));
+    cluster.applied(cluster_ip("web", "2", "10.0.0.2"));
+    assert!(owners(&cluster, "10.0.0.1").is_empty());
+    assert_eq!(owners(&cluster, "10.0.0.2"), ["web.shop"]);
+}
+
+#[test]
+fn a_relist_without_a_change_touches_nothing() {
+    let cluster = cluster();
+    let feed = |version: &str| {
+        cluster.list_started(Resource::Services);
+        cluster.listed(cluster_ip("web", version, "10.0.0.1"));
+        cluster.list_finished(Resource::Services);
+    };
+    feed("1");
+    let before = Arc::as_ptr(&cluster.table.service(b"\x03web\x04shop").expect("a view"));
+    feed("1");
+    feed("2");
+    let after = Arc::as_ptr(&cluster.table.service(b"\x03web\x04shop").expect("a view"));
+    assert_eq!(before, after);
+}
+
+#[test]
+fn what_a_list_does_not_name_is_gone_when_it_ends_and_not_before() {
+    let cluster = cluster();
+    cluster.applied(cluster_ip("web", "1", "10.0.0.1"));
+    cluster.applied(cluster_ip("db", "2", "10.0.0.2"));
+    cluster.applied(slice("web-1", "web", "3", &["10.1.0.1"]));
+    cluster.list_started(Resource::Services);
+    cluster.listed(cluster_ip("web", "1", "10.0.0.1"));
+    assert!(cluster.table.service(b"\x02db\x04shop").is_some());
+    // The list starts over.
+    cluster.list_started(Resource::Services);
+    cluster.listed(cluster_ip("web", "1", "10.0.0.1"));
+    cluster.list_finished(Resource::Services);
+    assert!(cluster.table.service(b"\x02db\x04shop").is_none());
+    assert_eq!(addresses(&cluster, b"\x03web\x04shop"), ["10.1.0.1"]);
+}
+
+#[test]
+fn a_file_without_versions_is_compared_by_content() {
+    let cluster = cluster();
+    cluster.applied(cluster_ip("web", "", "10.0.0.1"));
+    cluster.applied(cluster_ip("web", "", "10.0.0.2"));
+    assert_eq!(owners(&cluster, "10.0.0.2"), ["web.shop"]);
+}
+
+#[test]
+fn an_address_in_two_slices_stays_until_both_let_go() {
+    let cluster = cluster();
+    cluster.applied(service("web", "1", ServiceKind::Headless));
+    cluster.applied(slice("web-1", "web", "2", &["10.1.0.1", "10.1.0.2"]));
+    cluster.applied(slice("web-2", "web", "3", &["10.1.0.1"]));
+    assert!(
+        !cluster
+            .table
+            .service(b"\x03web\x04shop")
+            .expect("a view")
+            .distinct
+    );
+    cluster.applied(slice("web-1", "web", "4", &["10.1.0.2"]));
+    assert_eq!(owners(&cluster, "10.1.0.1"), ["web.shop"]);
+    assert!(
+        cluster
+            .table
+            .service(b"\x03web\x04shop")
+            .expect("a view")
+            .distinct
+    );
+    cluster.deleted(Resource::EndpointSlices, "shop", "web-2");
+    assert!(owners(&cluster, "10.1.0.1").is_empty());
+    assert_eq!(addresses(&cluster, b"\x03web\x04shop"), ["10.1.0.2"]);
+}
+
+#[test]
+fn an_address_may_belong_to_several_services() {
+    let cluster = cluster();
+    for (name, version) in [("a", "1"), ("b", "2"), ("c", "3")] {
+        cluster.applied(slice(&format!("{name}-1"), name, version, &["10.1.0.1"]));
+    }
+    assert_eq!(owners(&cluster, "10.1.0.1"), ["a.shop", "b.shop", "c.shop"]);
+    cluster.deleted(Resource::EndpointSlices, "shop", "b-1");
+    assert_eq!(owners(&cluster, "10.1.0.1"), ["a.shop", "c.shop"]);
+    cluster.deleted(Resource::EndpointSlices, "shop", "a-1");
+    assert_eq!(owners(&cluster, "10.1.0.1"), ["c.shop"]);
+}
+
+#[test]
+fn slices_wait_for_their_service_and_outlive_it() {
+    let cluster = cluster();
+    cluster.applied(slice("web-1", "web", "1", &["10.1.0.1"]));
+    let kind_is_absent = || {
+        cluster
+            .table
+            .service(b"\x03web\x04shop")
+            .expect("a view")
+            .kind
+            == ViewKind::Absent
+    };
+    assert!(kind_is_absent());
+    cluster.applied(service("web", "2", ServiceKind::Headless));
+    assert_eq!(addresses(&cluster, b"\x03web\x04shop"), ["10.1.0.1"]);
+    cluster.deleted(Resource::Services, "shop", "web");
+    assert!(kind_is_absent());
+    assert_eq!(owners(&cluster, "10.1.0.1"), ["web.shop"]);
+}
+
+#[test]
+fn a_slice_may_move_to_another_service() {
+    let cluster = cluster();
+    cluster.applied(slice("s", "a", "1", &["10.1.0.1"]));
+    cluster.applied(slice("s", "b", "2", &["10.1.0.1"]));
+    assert_eq!(owners(&cluster, "10.1.0.1"), ["b.shop"]);
+    assert!(cluster.table.service(b"\x01a\x04shop").is_none());
+    cluster.applied(slice("s", "", "3", &["10.1.0.1"]));
+    assert!(owners(&cluster, "10.1.0.1").is_empty());
+}
+
+#[test]
+fn the_name_of_a_pod_is_a_host_name_on_demand_only() {
+    for (pod_names, expected) in [(false, None), (true, Some(b"pod-10-1-0-1".as_slice()))] {
+        let cluster = Cluster::new(&ALL, pod_names);
+        cluster.applied(slice("web-1", "web", "1", &["10.1.0.1"]));
+        let view = cluster.table.service(b"\x03web\x04shop").expect("a view");
+        assert_eq!(view.backends().next().expect("a backend").name, expected);
+    }
+}
+
+#[test]
+fn an_external_name_is_a_name_an_address_or_nothing_of_use() {
+    let cluster = cluster();
+    let kind = |target: &str, version: &str| {
+        cluster.applied(service(
+            "ext",
+            version,
+            ServiceKind::ExternalName(target.into()),
+        ));
+        match &cluster
+            .table
+            .service(b"\x03ext\x04shop")
+            .expect("a view")
+            .kind
+        {
+            ViewKind::ExternalName(Alias::Name(name)) => name.to_string(),
+            ViewKind::ExternalName(Alias::Address) => "address".to_owned(),
+            other => format!("{other:?}"),
+        }
+    };
+    assert_eq!(kind("Target.Example", "1"), "Target.Example.");
+    assert_eq!(kind("192.0.2.7", "2"), "address");
+    assert_eq!(kind("", "3"), "ExternalName(Broken)");
+    assert_eq!(kind("a..b", "4"), "ExternalName(Broken)");
+}
+
+#[test]
+fn a_pod_keeps_its_address_while_it_goes() {
+    let cluster = cluster();
+    let count = |address: &str| cluster.table.pods(ip(address), b"\x04shop");
+    cluster.applied(Object::Pod(pod("p", "1", "10.1.0.1")));
+    cluster.applied(Object::Pod(pod("q", "2", "10.1.0.1")));
+    assert_eq!(count("10.1.0.1"), 2);
+    let going = Pod {
+        terminating: true,
+        ..pod("p", "3", "10.1.0.9")
+    };
+    cluster.applied(Object::Pod(going.clone()));
+    assert_eq!((count("10.1.0.1"), count("10.1.0.9")), (2, 0));
+    cluster.deleted(Resource::Pods, "shop", "p");
+    assert_eq!(count("10.1.0.1"), 1);
+    cluster.applied(Object::Pod(going));
+    assert_eq!(count("10.1.0.9"), 0);
+    cluster.applied(Object::Pod(pod("q", "4", "10.1.0.5")));
+    assert_eq!((count("10.1.0.1"), count("10.1.0.5")), (0, 1));
+    cluster.applied(Object::Pod(Pod {
+        finished: true,
+        ..pod("q", "5", "10.1.0.5")
+    }));
+    assert_eq!(count("10.1.0.5"), 0);
+}
+
+#[test]
+fn the_cluster_is_synced_when_every_resource_was_listed_once() {
+    let cluster = cluster();
+    for resource in ALL {
+        assert!(!cluster.synced());
+        cluster.list_started(resource);
+        cluster.list_finished(resource);
+    }
+    assert!(cluster.synced());
+    cluster.list_started(Resource::Pods);
+    assert!(cluster.synced());
+}
+
+#[test]
+fn a_namespace_is_there_from_its_first_to_its_last_event() {
+    let cluster = cluster();
+    cluster.list_started(Resource::Namespaces);
+    cluster.listed(Object::Namespace(Meta {
+        name: "shop".into(),
+        ..Meta::default()
+    }));
+    cluster.list_finished(Resource::Namespaces);
+    assert!(cluster.table.has_namespace(b"\x04shop"));
+    cluster.deleted(Resource::Namespaces, "", "shop");
+    assert!(!cluster.table.has_namespace(b"\x04shop"));
+}
+
+#[test]
+fn the_serial_moves_with_what_zone_transfers_would_show() {
+    let cluster = cluster();
+    let moved = |object: Object| {
+        cluster.serial.store(0, Ordering::Relaxed);
+        cluster.applied(object);
+        cluster.serial() != 0
+    };
+    assert!(moved(cluster_ip("web", "1", "10.0.0.1")));
+    assert!(!moved(cluster_ip("web", "2", "10.0.0.1")));
+    assert!(moved(cluster_ip("web", "3", "10.0.0.2")));
+    assert!(moved(slice("web-1", "web", "4", &["10.1.0.1"])));
+    assert!(!moved(slice("web-1", "web", "5", &["10.1.0.1"])));
+    assert!(!moved(Object::Namespace(meta("shop", "6"))));
+    assert!(moved(Object::Pod(pod("p", "7", "10.1.0.1"))));
+    assert!(!moved(Object::Pod(pod("p", "8", "10.1.0.1"))));
+    assert!(moved(Object::Pod(pod("p", "9", "10.1.0.2"))));
+}
+
+#[test]
+fn a_stamped_slice_is_reported_where_its_service_is_known_and_no_list_runs() {
+    let cluster = cluster();
+    let seen = Arc::new(StdMutex::new(Vec::new()));
+    let sink = Arc::clone(&seen);
+    cluster.observe_triggers(Box::new(move |headless, time| {
+        sink.lock()
+            .expect("nobody panics")
+            .push((headless, time.to_owned()));
+    }));
+    cluster.applied(slice("web-1", "web", "1", &["10.1.0.1"]));
+    cluster.applied(service("web", "2", ServiceKind::Headless));
+    cluster.list_started(Resource::EndpointSlices);
+    cluster.listed(slice("web-1", "web", "3", &["10.1.0.2"]));
+    cluster.list_finished(Resource::EndpointSlices);
+    assert!(seen.lock().expect("nobody panics").is_empty());
+    cluster.applied(slice("web-1", "web", "4", &["10.1.0.3"]));
+    cluster.deleted(Resource::EndpointSlices, "shop", "web-1");
+    let time = "2024-01-02T03:04:05Z".to_owned();
+    assert_eq!(
+        *seen.lock().expect("nobody panics"),
+        [(true, time.clone()), (true, time)]
+    );
+}
