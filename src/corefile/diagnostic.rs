@@ -1,10 +1,11 @@
 //! What is wrong with a Corefile, and where.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Some octets of some source.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Span {
     /// Index into [`Sources`].
     pub source: u32,
@@ -48,6 +49,8 @@ pub struct Diagnostic {
     pub span: Span,
     /// What was expected here; may be empty.
     pub label: String,
+    /// Another place that has to do with it, and what that is: "first defined here".
+    pub related: Option<Box<(Span, String)>>,
     /// What to write instead, if we are sure.
     pub help: Option<String>,
 }
@@ -60,6 +63,7 @@ impl Diagnostic {
             message: message.into(),
             span,
             label: label.into(),
+            related: None,
             help: None,
         }
     }
@@ -81,6 +85,13 @@ impl Diagnostic {
         }
     }
 
+    /// Adds another place that has to do with it.
+    #[must_use]
+    pub fn with_related(mut self, span: Span, label: impl Into<String>) -> Self {
+        self.related = Some(Box::new((span, label.into())));
+        self
+    }
+
     /// Adds what to write instead.
     #[must_use]
     pub fn with_help(mut self, help: impl Into<String>) -> Self {
@@ -89,16 +100,30 @@ impl Diagnostic {
     }
 }
 
-/// All faults found so far, in the order they were found.
+/// The most faults kept of each severity; what comes later is only counted.
+const FAULTS_MAX: usize = 1000;
+
+/// All faults found so far, each once: a snippet that is imported twice does not double its faults.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
     list: Vec<Diagnostic>,
+    seen: HashSet<(Span, String)>,
+    counts: [usize; 3],
 }
 
 impl Faults {
     /// Adds one.
     pub fn push(&mut self, diagnostic: Diagnostic) {
-        self.list.push(diagnostic);
+        let seen = (diagnostic.span, diagnostic.message.clone());
+        if self.seen.contains(&seen) {
+            return;
+        }
+        let count = &mut self.counts[diagnostic.severity as usize];
+        *count += 1;
+        if *count <= FAULTS_MAX {
+            self.seen.insert(seen);
+            self.list.push(diagnostic);
+        }
     }
 
     /// Keeps the value, or adds the fault.
@@ -106,14 +131,38 @@ impl Faults {
         result.map_err(|diagnostic| self.push(diagnostic)).ok()
     }
 
-    /// All of them.
+    /// All of them in the order they were found, at most 1000 of each severity.
     pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
         self.list.iter()
     }
 
+    /// All of them in the order of the text.
+    pub fn sorted(&self) -> Vec<&Diagnostic> {
+        let mut sorted: Vec<_> = self.list.iter().collect();
+        sorted.sort_by_key(|diagnostic| (diagnostic.span.source, diagnostic.span.start));
+        sorted
+    }
+
+    /// How many there are of this severity, those included that were not kept.
+    pub fn count(&self, severity: Severity) -> usize {
+        self.counts[severity as usize]
+    }
+
+    /// How many were not kept.
+    pub fn left_out(&self) -> usize {
+        self.counts.iter().sum::<usize>() - self.list.len()
+    }
+
     /// The worst of them.
     pub fn worst(&self) -> Option<Severity> {
-        self.list.iter().map(|diagnostic| diagnostic.severity).max()
+        [Severity::Error, Severity::NotBuilt, Severity::Warning]
+            .into_iter()
+            .find(|&severity| self.count(severity) > 0)
+    }
+
+    /// Whether one of them is an error.
+    pub fn has_errors(&self) -> bool {
+        self.count(Severity::Error) > 0
     }
 
     /// How many of them are errors: a parser that finds more at its end than at its start has nothing to give back.
@@ -125,5 +174,45 @@ impl Faults {
     /// None at all.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(start: usize) -> Span {
+        Span {
+            source: 0,
+            start,
+            end: start + 1,
+        }
+    }
+
+    #[test]
+    fn a_fault_found_twice_is_kept_once() {
+        let mut faults = Faults::default();
+        for start in [7, 3, 7] {
+            faults.push(Diagnostic::warning(at(start), "odd", ""));
+        }
+        let starts: Vec<_> = faults
+            .sorted()
+            .iter()
+            .map(|fault| fault.span.start)
+            .collect();
+        assert_eq!(starts, [3, 7]);
+        assert_eq!(faults.worst(), Some(Severity::Warning));
+    }
+
+    #[test]
+    fn faults_beyond_the_limit_are_counted_and_an_error_still_counts_as_one() {
+        let mut faults = Faults::default();
+        for start in 0..=FAULTS_MAX {
+            faults.push(Diagnostic::warning(at(start), "odd", ""));
+        }
+        faults.push(Diagnostic::error(at(0), "wrong", ""));
+        assert_eq!(faults.count(Severity::Warning), FAULTS_MAX + 1);
+        assert_eq!(faults.left_out(), 1);
+        assert_eq!(faults.worst(), Some(Severity::Error));
     }
 }

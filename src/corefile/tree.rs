@@ -1,14 +1,60 @@
 //! The tree: blocks, directives, words. Imports and snippets are spliced in, environment variables expanded.
 
-use crate::corefile::diagnostic::{Sources, Span};
+use crate::corefile::diagnostic::{Source, Sources, Span};
 
 /// A whole configuration.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Corefile {
     /// Server blocks in the order they stand.
     pub blocks: Vec<Block>,
-    /// Every text that was read.
+    /// Every text that was read, the Corefile first.
     pub sources: Sources,
+    /// The port of plain DNS keys that name none: `-dns.port`.
+    pub port: u16,
+}
+
+impl Default for Corefile {
+    fn default() -> Self {
+        Self {
+            blocks: Vec::new(),
+            sources: Vec::new(),
+            port: 53,
+        }
+    }
+}
+
+impl Corefile {
+    /// What runs without a Corefile, or with an empty one.
+    pub fn builtin(port: u16) -> Self {
+        let text = format!(".:{port} {{\nwhoami\nlog\n}}\n");
+        let (corefile, _) = super::parser::parse_text(&text);
+        Self { port, ..corefile }
+    }
+
+    /// A place as `FILE:LINE:COLUMN`, the column in characters from 1.
+    pub fn place(&self, span: Span) -> String {
+        place(&self.sources, span)
+    }
+}
+
+/// A place as `FILE:LINE:COLUMN`, the column in characters from 1.
+pub fn place(sources: &[Source], span: Span) -> String {
+    let Some(source) = usize::try_from(span.source)
+        .ok()
+        .and_then(|index| sources.get(index))
+    else {
+        return String::new();
+    };
+    let before = source.text.get(..span.start).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    let column = before
+        .rsplit('\n')
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .count()
+        + 1;
+    format!("{}:{line}:{column}", source.path.display())
 }
 
 /// One server block.
@@ -29,6 +75,8 @@ pub struct Directive {
     pub args: Vec<Word>,
     /// The lines in braces; none if there are no braces.
     pub body: Option<Vec<Self>>,
+    /// The braces themselves, if there are any.
+    pub braces: Option<Box<[Word; 2]>>,
 }
 
 /// One word.

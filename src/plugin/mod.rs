@@ -52,6 +52,12 @@ use crate::corefile::tree::{Directive, Word};
 use crate::server::assembly::Assembly;
 use crate::wire::name::Name;
 
+/// Hands every directive to its plugin.
+pub mod configure;
+
+/// Whether two server blocks want the same zone on the same address.
+pub mod overlap;
+
 /// The registry. List order is chain order: CoreDNS' `plugin.cfg`, cut to the plugins that exist.
 #[rustfmt::skip] // one line a plugin
 pub static PLUGINS: &[&Spec] = &[
