@@ -109,11 +109,13 @@ pub struct Faults {
     list: Vec<Diagnostic>,
     seen: HashSet<(Span, String)>,
     counts: [usize; 3],
+    errors: usize,
 }
 
 impl Faults {
     /// Adds one.
     pub fn push(&mut self, diagnostic: Diagnostic) {
+        self.errors += usize::from(diagnostic.severity == Severity::Error);
         let seen = (diagnostic.span, diagnostic.message.clone());
         if self.seen.contains(&seen) {
             return;
@@ -160,15 +162,10 @@ impl Faults {
             .find(|&severity| self.count(severity) > 0)
     }
 
-    /// Whether one of them is an error.
-    pub fn has_errors(&self) -> bool {
-        self.count(Severity::Error) > 0
-    }
-
-    /// How many of them are errors: a parser that finds more at its end than at its start has nothing to give back.
+    /// How many errors were added, those found twice counted twice: a parser that finds more at its end than at its
+    /// start has nothing to give back.
     pub fn error_count(&self) -> usize {
-        let is_error = |diagnostic: &&Diagnostic| diagnostic.severity == Severity::Error;
-        self.list.iter().filter(is_error).count()
+        self.errors
     }
 
     /// None at all.
@@ -202,6 +199,16 @@ mod tests {
             .collect();
         assert_eq!(starts, [3, 7]);
         assert_eq!(faults.worst(), Some(Severity::Warning));
+    }
+
+    #[test]
+    fn an_error_found_twice_still_stops_the_parser_that_finds_it_again() {
+        let mut faults = Faults::default();
+        for count in 1..=2 {
+            faults.push(Diagnostic::error(at(0), "wrong", ""));
+            assert_eq!(faults.error_count(), count);
+        }
+        assert_eq!(faults.count(Severity::Error), 1);
     }
 
     #[test]

@@ -42,6 +42,22 @@ pub fn parse_text(text: &str) -> (Corefile, Faults) {
     parse(Path::new("Corefile"), text.as_bytes())
 }
 
+/// Reads what stands within the braces of a server block: for those who only want to try some directives.
+pub fn parse_directives(text: &str) -> (Vec<Directive>, Faults) {
+    let mut faults = Faults::default();
+    let (importer, tokens) = Importer::new(Path::new("Corefile"), text.as_bytes(), &mut faults);
+    let mut parser = Parser {
+        stream: Stream::new(tokens),
+        importer,
+        incomplete: faults.error_count() > 0,
+        faults,
+        lookup: &|_| None,
+    };
+    let (directives, _) = parser.lines(None, 0);
+    parser.importer.finish(&mut parser.faults);
+    (directives, parser.faults)
+}
+
 /// Reads a Corefile from octets, environment variables from `lookup`.
 pub fn parse_with(path: &Path, octets: &[u8], lookup: Lookup<'_>) -> (Corefile, Faults) {
     let mut faults = Faults::default();
@@ -50,7 +66,7 @@ pub fn parse_with(path: &Path, octets: &[u8], lookup: Lookup<'_>) -> (Corefile, 
         stream: Stream::new(tokens),
         importer,
         // After an open quote or an encoding that cannot be read, the end of the text is no news.
-        incomplete: faults.has_errors(),
+        incomplete: faults.error_count() > 0,
         faults,
         lookup,
     };

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::corefile::args::nearest;
-use crate::corefile::diagnostic::{Diagnostic, Faults, Severity};
+use crate::corefile::diagnostic::{Diagnostic, Faults};
 use crate::corefile::key::{Key, parse_keys};
 use crate::corefile::tree::{Block, Corefile, Directive};
 use crate::plugin::overlap::Claims;
@@ -180,13 +180,13 @@ fn parse(
     // A plugin needs a zone to stand on; its own faults are worth telling even if the block's keys are all wrong.
     let spare = [Key::root(directives[0].name.span)];
     let keys = if keys.is_empty() { &spare } else { keys };
-    let before = faults.count(Severity::Error);
+    let before = faults.error_count();
     let config = (spec.parse)(&mut Context {
         directives,
         keys,
         faults,
     });
-    if faults.count(Severity::Error) > before {
+    if faults.error_count() > before {
         return None;
     }
     for directive in directives {

@@ -19,7 +19,8 @@ use crate::chain::exchange::{Arrival, Exchange, Protocol};
 use crate::chain::plugin::{Plugin, Step};
 use crate::corefile::diagnostic::{Faults, Severity, Span};
 use crate::corefile::key::{Key, Scheme};
-use crate::corefile::tree::{Directive, Word};
+use crate::corefile::parser::parse_directives;
+use crate::corefile::tree::Directive;
 use crate::plugin::{BuildError, Config, Context, Spec};
 use crate::server::assembly::{Assembly, Plan};
 use crate::server::process::Process;
@@ -31,71 +32,11 @@ use crate::wire::writer::Owner;
 use crate::zone::Zones;
 use crate::zone::block::ServerBlock;
 
-/// Reads directives: words parted by blanks, double quotes, one brace pair per directive.
+/// Reads directives as they stand within a server block.
 pub(crate) fn directives(text: &str) -> Vec<Directive> {
-    let mut list: Vec<Directive> = Vec::new();
-    let mut inside = false;
-    let mut start = 0;
-    for (number, line) in (1..).zip(text.split_inclusive('\n')) {
-        let mut words = words(line, start, number);
-        start += line.len();
-        if words.is_empty() {
-            continue;
-        }
-        if words[0].text == "}" {
-            inside = false;
-            continue;
-        }
-        let opens = words.last().is_some_and(|word| word.text == "{");
-        if opens {
-            words.pop();
-        }
-        let directive = Directive {
-            name: words.remove(0),
-            args: words,
-            body: opens.then(Vec::new),
-        };
-        if inside {
-            let body = list.last_mut().and_then(|outer| outer.body.as_mut());
-            body.expect("a brace was opened").push(directive);
-        } else {
-            list.push(directive);
-        }
-        inside |= opens;
-    }
-    list
-}
-
-fn words(line: &str, start: usize, number: u32) -> Vec<Word> {
-    let mut words = Vec::new();
-    let mut rest = line;
-    loop {
-        rest = rest.trim_start();
-        if rest.is_empty() {
-            return words;
-        }
-        let at = start + line.len() - rest.len();
-        let (text, length) = match rest.strip_prefix('"') {
-            Some(quoted) => {
-                let end = quoted.find('"').expect("a closing quote");
-                (&quoted[..end], end + 2)
-            }
-            None => {
-                let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
-                (&rest[..end], end)
-            }
-        };
-        words.push(Word {
-            text: text.to_owned(),
-            span: Span {
-                source: 0,
-                start: at,
-                end: at + length,
-            },
-            line: number,
-        });
-        rest = &rest[length..];
-    }
+    let (directives, faults) = parse_directives(text);
+    assert!(faults.is_empty(), "{faults:?}");
+    directives
 }
 
 /// Parses the directives in `text`, all of one plugin, in a block for `.`.
