@@ -5,3 +5,6 @@ pub mod assembly;
 
 /// What outlives a reload.
 pub mod process;
+
+/// The HTTP listeners of `health`, `ready` and `prometheus`.
+pub mod http;
