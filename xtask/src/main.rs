@@ -1,12 +1,64 @@
 //! Every developer command, in Rust: no other tool is needed.
 
-fn main() -> std::process::ExitCode {
-    let ok = std::process::Command::new(env!("CARGO"))
-        .args(["test", "--workspace"])
-        .status();
-    if ok.is_ok_and(|status| status.success()) {
-        std::process::ExitCode::SUCCESS
-    } else {
-        std::process::ExitCode::FAILURE
+#![expect(
+    clippy::disallowed_methods,
+    reason = "nobody else runs on this thread, so it may sleep"
+)]
+
+mod cluster;
+mod command;
+mod control_plane;
+mod fuzz;
+mod paths;
+mod provision;
+mod server;
+mod soak;
+mod steps;
+mod test;
+mod vectors;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+usage: cargo xtask COMMAND
+
+  test               everything that guards a change, in order, up to the first failure
+  soak [MINUTES]     the fuzz targets and the hostile inputs for long (30 minutes each)
+  cluster up         start etcd and kube-apiserver on loopback, and keep them running
+  cluster load FILE  put the objects of a YAML or JSON file into it
+  cluster down       stop what `up` started
+  help               this text
+
+What is missing is fetched: Debian packages through apt-get where that may be done, the control plane from
+KUBEBUILDER_ASSETS or built from its Go modules into target/control-plane, Python packages into target/python.";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let result = match words[..] {
+        ["test"] => return test::run(),
+        ["soak"] => return soak::run(30),
+        ["soak", minutes] => match minutes.parse() {
+            Ok(minutes) => return soak::run(minutes),
+            Err(_) => Err(format!("`{minutes}` is not a number of minutes")),
+        },
+        ["cluster", "up"] => cluster::up(),
+        ["cluster", "load", file] => cluster::load(file.as_ref()),
+        ["cluster", "down"] => cluster::down(),
+        ["help" | "--help" | "-h"] => {
+            println!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprintln!("{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -1,0 +1,50 @@
+//! What takes too long for every change.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use crate::steps::{Done, Steps};
+use crate::vectors::HostileSetUp;
+use crate::{fuzz, paths, provision};
+
+/// Growth that a run may show, in kilobytes: caches fill, leaks go on.
+const GROWTH_MAX: u64 = 64 * 1024;
+
+/// Fuzzes each target, then sends the hostile inputs over and over, for so many minutes each.
+pub fn run(minutes: u64) -> ExitCode {
+    let mut steps = Steps::default();
+    steps.step("fuzz", || {
+        fuzz::run_all(minutes * 60).map(|()| Done::Passed)
+    });
+    steps.step("hostile inputs, over and over", || match paths::shared() {
+        None => Ok(Done::Skipped(
+            "no folder `shared` beside the checkout".into(),
+        )),
+        Some(shared) => {
+            provision::programs()?;
+            hostile_for(
+                &HostileSetUp::start(&shared)?,
+                Duration::from_secs(minutes * 60),
+            )
+        }
+    });
+    steps.close()
+}
+
+fn hostile_for(set_up: &HostileSetUp, time: Duration) -> Result<Done, String> {
+    let end = Instant::now() + time;
+    // The first round fills what is filled once.
+    set_up.check()?;
+    let before = set_up.resident()?;
+    let mut rounds = 1;
+    while Instant::now() < end {
+        set_up.check()?;
+        rounds += 1;
+    }
+    let after = set_up.resident()?;
+    println!("{rounds} rounds; resident {before} kB after the first, {after} kB after the last");
+    if after > before + GROWTH_MAX {
+        return Err(format!("it grew by {} kB", after - before));
+    }
+    Ok(Done::Passed)
+}

@@ -1,0 +1,68 @@
+//! `test`: everything that guards a change.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::command::{cargo, run as command};
+use crate::steps::{Done, Steps};
+use crate::{control_plane, fuzz, paths, provision, vectors};
+
+/// Seconds that each fuzz target runs.
+const FUZZ_SECONDS: u64 = 20;
+
+fn all(steps: &mut Steps) {
+    steps.step("format", || {
+        passed(command(cargo().args(["fmt", "--all", "--check"])))
+    });
+    steps.step("lints", || {
+        passed(command(cargo().args([
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ])))
+    });
+    steps.step("tools", || passed(provision::programs()));
+    steps.step("control plane", || {
+        passed(control_plane::programs().map(drop))
+    });
+    steps.step("unit and integration tests", || {
+        let assets = control_plane::programs()?;
+        // Tests that need a control plane find it there.
+        passed(command(
+            cargo()
+                .args(["test", "--workspace"])
+                .env("KUBEBUILDER_ASSETS", assets),
+        ))
+    });
+    steps.step("fuzz", || passed(fuzz::run_all(FUZZ_SECONDS)));
+    steps.step("hostile inputs", || with_vectors(vectors::hostile));
+    steps.step("conformance, cluster from object files", || {
+        with_vectors(vectors::conformance_from_files)
+    });
+    steps.step("conformance, cluster from a real API server", || {
+        with_vectors(vectors::conformance_from_api)
+    });
+}
+
+/// Runs all steps and says how it went.
+pub fn run() -> ExitCode {
+    let mut steps = Steps::default();
+    all(&mut steps);
+    steps.close()
+}
+
+fn passed(result: Result<(), String>) -> Result<Done, String> {
+    result.map(|()| Done::Passed)
+}
+
+fn with_vectors(step: impl FnOnce(&Path) -> Result<(), String>) -> Result<Done, String> {
+    match paths::shared() {
+        Some(shared) => passed(step(&shared)),
+        None => Ok(Done::Skipped(
+            "no folder `shared` beside the checkout".into(),
+        )),
+    }
+}
