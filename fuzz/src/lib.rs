@@ -1,0 +1,25 @@
+//! What the fuzzers run: one function a target, fed with any octets, panicking on a fault.
+//!
+//! libFuzzer calls them from `fuzz_targets/`; where there is no nightly compiler, `mutate` does. Each returns a
+//! fingerprint of what happened, so that `mutate`, which sees no coverage, can tell a new path from an old one.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// A received message: parsed, compared with hickory-proto, answered, and the reply read back.
+pub mod query;
+
+/// Names: text and wire form there and back, compared with hickory-proto.
+pub mod name;
+
+/// A target's body.
+pub type Target = fn(&[u8]) -> u64;
+
+/// Every target by name.
+pub const TARGETS: &[(&str, Target)] = &[("query", query::run), ("name", name::run)];
+
+/// Some values as one number.
+pub(crate) fn fingerprint(of: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    hasher.finish()
+}
