@@ -2,6 +2,9 @@
 //!
 //! The modules stand in the order in which a query meets them; see `ARCHITECTURE.md` for its whole road.
 
+/// Bytes in, bytes out.
+pub mod net;
+
 /// Messages as bytes.
 pub mod wire;
 

@@ -1,0 +1,308 @@
+//! What all sockets of one listener share, and the guard that keeps a panic to the query that caused it.
+
+use std::any::Any;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use futures_util::FutureExt;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::chain::deferred::{Deferred, Outcome};
+use crate::chain::exchange::Arrival;
+use crate::net::limit::{InFlight, Limits, Permit};
+use crate::net::metrics::NetMetrics;
+use crate::server::process::Process;
+use crate::wire::code::Rcode;
+use crate::wire::query::{Query, flag, write_rejection};
+use crate::wire::writer::{ReplyOpt, ReplyWriter};
+use crate::wire::{HEADER_LEN, UDP_CLASSIC_MAX, UDP_PAYLOAD_DEFAULT};
+use crate::zone::Zones;
+
+/// Shared by the UDP workers, the accept loop and the connections of one listener.
+pub struct Service {
+    /// The address that the listener is bound to.
+    pub address: SocketAddr,
+    /// What is served now; a reload puts another in its place.
+    pub zones: Arc<ArcSwap<Zones>>,
+    /// The listener's bounds.
+    pub limits: Limits,
+    /// What is counted.
+    pub metrics: Arc<NetMetrics>,
+    /// Whatever runs for the listener, threads included.
+    pub tasks: TaskTracker,
+    /// Cancelled when the listener is to stop: finish what is in flight.
+    pub stop: CancellationToken,
+    /// Cancelled when it has to end now.
+    pub abandon: CancellationToken,
+    runtime: tokio::runtime::Handle,
+    in_flight: Arc<InFlight>,
+    stopping: AtomicBool,
+    debug: AtomicBool,
+    panic_log: Seldom,
+}
+
+impl Service {
+    /// For a listener bound to `address`.
+    pub fn new(
+        address: SocketAddr,
+        zones: Arc<ArcSwap<Zones>>,
+        limits: Limits,
+        process: &Process,
+    ) -> Arc<Self> {
+        let metrics = process.metrics.families::<NetMetrics>();
+        let made = process
+            .shared
+            .get_or_try::<InFlight, std::convert::Infallible>("", || {
+                Ok(Arc::new(InFlight::new(metrics.in_flight.clone())))
+            });
+        let Ok(in_flight) = made;
+        Arc::new(Self {
+            address,
+            zones,
+            limits,
+            metrics,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            abandon: CancellationToken::new(),
+            runtime: process.runtime.clone(),
+            in_flight,
+            stopping: AtomicBool::new(false),
+            debug: AtomicBool::new(false),
+            panic_log: Seldom::default(),
+        })
+    }
+
+    /// From now on a panic ends the process (`debug`), or does not.
+    pub fn set_debug(&self, debug: bool) {
+        self.debug.store(debug, Ordering::Relaxed);
+    }
+
+    /// Asks everything that runs for the listener to end.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.stop.cancel();
+        self.tasks.close();
+    }
+
+    /// Whether it was asked to. Takes no lock, unlike a look at `stop`.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Runs a task that the listener's stop waits for, and that ends when its patience does.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let abandon = self.abandon.clone();
+        self.tasks.spawn_on(
+            async move {
+                tokio::select! {
+                    () = abandon.cancelled() => {}
+                    () = task => {}
+                }
+            },
+            &self.runtime,
+        );
+    }
+
+    /// Answers a message as far as memory can take it; the reply stands in `out`. A panic costs its query a
+    /// SERVFAIL, and nothing else.
+    pub fn answer(
+        &self,
+        zones: &Arc<Zones>,
+        message: &[u8],
+        arrival: Arrival,
+        out: &mut Vec<u8>,
+    ) -> Outcome {
+        self.guard(message, out, |out| zones.answer(message, arrival, out))
+    }
+
+    /// Room for one more query in flight; otherwise the query is given up and its SERVFAIL stands in `out`.
+    pub fn enter_flight(
+        &self,
+        deferred: Box<Deferred>,
+        message: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Flight {
+        if let Some(permit) = self.in_flight.try_enter(self.limits.queries_in_flight_max) {
+            return Flight::Entered(Waiting {
+                deferred,
+                message: message.into(),
+                permit,
+            });
+        }
+        self.metrics.in_flight_refused.inc();
+        let outcome = self.guard(message, out, |out| {
+            let mut outcome = deferred.refuse(out);
+            // A plugin may want to wait for what it does to replies; each round starts one link further up.
+            while let Outcome::Deferred(deferred) = outcome {
+                outcome = deferred.refuse(out);
+            }
+            outcome
+        });
+        match outcome {
+            Outcome::Reply => Flight::Refused,
+            _ => Flight::Dropped,
+        }
+    }
+
+    /// Waits for a query's reply; none means: send nothing.
+    pub async fn finish(&self, waiting: Waiting) -> Option<Vec<u8>> {
+        let Waiting {
+            deferred,
+            message,
+            permit,
+        } = waiting;
+        let reply = match AssertUnwindSafe(deferred.finish()).catch_unwind().await {
+            Ok(reply) => reply,
+            Err(panic) => {
+                self.note_panic(&*panic);
+                let mut out = Vec::new();
+                write_servfail(&message, &mut out).then_some(out)
+            }
+        };
+        drop(permit);
+        reply
+    }
+
+    fn guard(
+        &self,
+        message: &[u8],
+        out: &mut Vec<u8>,
+        answer: impl FnOnce(&mut Vec<u8>) -> Outcome,
+    ) -> Outcome {
+        // Nothing is left half done but `out`, which is written anew.
+        match catch_unwind(AssertUnwindSafe(|| answer(out))) {
+            Ok(outcome) => outcome,
+            Err(panic) => {
+                self.note_panic(&*panic);
+                if write_servfail(message, out) {
+                    Outcome::Reply
+                } else {
+                    Outcome::Drop
+                }
+            }
+        }
+    }
+
+    #[cold]
+    fn note_panic(&self, panic: &(dyn Any + Send)) {
+        self.metrics.panics.inc();
+        let what = panic
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("no text");
+        if self.debug.load(Ordering::Relaxed) {
+            tracing::error!("panic in server: \"{}\" {what}", self.address);
+            std::process::abort();
+        }
+        if self.panic_log.is_due(Instant::now()) {
+            tracing::error!(
+                "Recovered from panic in server: \"{}\" {what}",
+                self.address
+            );
+        }
+    }
+}
+
+/// What became of a query that has to wait.
+pub enum Flight {
+    /// It may.
+    Entered(Waiting),
+    /// Too many do; its reply stands in the buffer.
+    Refused,
+    /// Too many do, and nothing is to be sent.
+    Dropped,
+}
+
+/// A query in flight.
+pub struct Waiting {
+    deferred: Box<Deferred>,
+    message: Box<[u8]>,
+    permit: Permit,
+}
+
+/// Writes a SERVFAIL to a message whose handling went wrong; false if it has no header to answer.
+fn write_servfail(message: &[u8], out: &mut Vec<u8>) -> bool {
+    if message.len() < HEADER_LEN || message[2] & flag::QR != 0 {
+        return false;
+    }
+    // Reading the message may be what went wrong.
+    let whole = catch_unwind(AssertUnwindSafe(|| {
+        let Ok(query) = Query::parse(message) else {
+            return false;
+        };
+        let mut reply = ReplyWriter::new(&query, out);
+        reply.rcode = Rcode::SERVFAIL;
+        let opt = query.edns().map(|edns| ReplyOpt {
+            payload_size: UDP_PAYLOAD_DEFAULT,
+            dnssec_ok: edns.dnssec_ok,
+            extended_error: None,
+            options: &[],
+        });
+        reply.finish(&query, usize::from(UDP_CLASSIC_MAX), opt.as_ref());
+        true
+    }));
+    if !matches!(whole, Ok(true)) {
+        write_rejection(message, Rcode::SERVFAIL, out);
+    }
+    true
+}
+
+/// Keeps what a stranger can trigger from flooding the log: at most one line a second.
+#[derive(Debug, Default)]
+pub struct Seldom {
+    /// Milliseconds from the first use to the last line, and one more; 0 before it.
+    last: AtomicU64,
+    first: std::sync::OnceLock<Instant>,
+}
+
+impl Seldom {
+    /// Whether to write the line.
+    pub fn is_due(&self, now: Instant) -> bool {
+        let first = *self.first.get_or_init(|| now);
+        let elapsed = now.saturating_duration_since(first).as_millis();
+        let elapsed = u64::try_from(elapsed).unwrap_or(u64::MAX).saturating_add(1);
+        let last = self.last.load(Ordering::Relaxed);
+        (last == 0 || elapsed >= last.saturating_add(1000))
+            && self
+                .last
+                .compare_exchange(last, elapsed, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_line_is_due_once_a_second() {
+        let seldom = Seldom::default();
+        let start = Instant::now();
+        assert!(seldom.is_due(start));
+        assert!(!seldom.is_due(start + Duration::from_millis(999)));
+        assert!(seldom.is_due(start + Duration::from_millis(1000)));
+        assert!(!seldom.is_due(start + Duration::from_millis(1999)));
+    }
+
+    #[test]
+    fn a_servfail_carries_the_question_where_it_can_be_read() {
+        let mut message = vec![0x12, 0x34, flag::RD, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        message.extend_from_slice(&[1, b'a', 0, 0, 1, 0, 1]);
+        let mut out = Vec::new();
+        assert!(write_servfail(&message, &mut out));
+        assert_eq!(out.len(), message.len());
+        assert_eq!((out[2], out[3]), (flag::QR | flag::RD, 2));
+        assert!(write_servfail(&message[..14], &mut out));
+        assert_eq!(out.len(), HEADER_LEN);
+        assert!(!write_servfail(&message[..11], &mut out));
+        message[2] |= flag::QR;
+        assert!(!write_servfail(&message, &mut out));
+    }
+}

@@ -1,0 +1,236 @@
+//! One worker a core: receives a batch, answers what memory can, sends a batch.
+//!
+//! The road of a query that memory can answer allocates nothing, takes no lock and knows no async runtime. What has to
+//! wait is copied once and handed over; its reply leaves later by the same socket, from the same address.
+
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::chain::deferred::{Deferred, Outcome};
+use crate::chain::exchange::{Arrival, Protocol};
+use crate::net::batch::{Batch, ReturnPath};
+use crate::net::service::{Flight, Seldom, Service, Waiting};
+use crate::wire::HEADER_LEN;
+use crate::wire::code::Rcode;
+use crate::wire::query::{flag, write_rejection};
+use crate::zone::Zones;
+
+/// How long a worker that is to stop waits before it looks again whether its queries have left.
+const STOP_STEP: Duration = Duration::from_millis(20);
+
+/// Pause after an error that no datagram caused, so that a broken socket costs no core.
+const FAILURE_PAUSE: Duration = Duration::from_millis(10);
+
+/// Pause before a late reply that found no room in the send queue is tried again.
+const SEND_AGAIN: Duration = Duration::from_millis(2);
+
+/// Answers what comes in on one socket.
+pub struct Worker {
+    socket: Arc<UdpSocket>,
+    service: Arc<Service>,
+    batch: Batch,
+    reply: Vec<u8>,
+    kernel_drops: u32,
+    failure_log: Seldom,
+}
+
+impl Worker {
+    /// For a socket that was made by [`crate::net::listen`].
+    pub fn new(socket: UdpSocket, service: Arc<Service>) -> Self {
+        Self {
+            socket: Arc::new(socket),
+            service,
+            batch: Batch::new(),
+            reply: Vec::with_capacity(512),
+            kernel_drops: 0,
+            failure_log: Seldom::default(),
+        }
+    }
+
+    /// Answers until the listener is stopped, then goes on until no query of this socket is in flight, and empties
+    /// its queue. Blocks: wants a thread of its own.
+    pub fn run(mut self) {
+        let mut patience_ends = None;
+        loop {
+            self.take_turn(true);
+            if !self.service.is_stopping() {
+                continue;
+            }
+            let ends = *patience_ends.get_or_insert_with(|| {
+                // An error leaves the longer time-out, so stopping only takes longer.
+                let _ = self.socket.set_read_timeout(Some(STOP_STEP));
+                Instant::now() + self.service.limits.stop_timeout
+            });
+            // Every query in flight holds the socket. While one does, others may come in, and are served.
+            if Arc::strong_count(&self.socket) == 1 || Instant::now() >= ends {
+                break;
+            }
+        }
+        let ends = Instant::now() + STOP_STEP * 10;
+        while self.take_turn(false) && Instant::now() < ends {}
+    }
+
+    /// One turn; false if nothing came.
+    fn take_turn(&mut self, wait: bool) -> bool {
+        match self.turn(wait) {
+            Ok(count) => count != 0,
+            Err(error) => {
+                self.note_failure(&error);
+                false
+            }
+        }
+    }
+
+    /// Receives a batch, answers it, sends the replies. Returns how many datagrams came.
+    pub fn turn(&mut self, wait: bool) -> io::Result<usize> {
+        let count = self.batch.receive(&self.socket, wait)?;
+        let received = Instant::now();
+        let zones = self.service.zones.load();
+        for index in 0..count {
+            self.answer(index, &zones, received);
+        }
+        let drops = self.batch.kernel_drops();
+        if drops != self.kernel_drops {
+            let more = drops.wrapping_sub(self.kernel_drops);
+            self.service.metrics.kernel_drops.inc_by(more.into());
+            self.kernel_drops = drops;
+        }
+        let lost = self.batch.send(&self.socket);
+        if lost != 0 {
+            self.service.metrics.send_failures.inc_by(lost as u64);
+        }
+        Ok(count)
+    }
+
+    fn answer(&mut self, index: usize, zones: &Arc<Zones>, received: Instant) {
+        let datagram = self.batch.datagram(index);
+        let bound = self.service.address;
+        let local = SocketAddr::new(datagram.asked.unwrap_or(bound.ip()), bound.port());
+        if !is_answerable(datagram.peer, local) {
+            self.service.metrics.sources_dropped.inc();
+            return;
+        }
+        if datagram.is_cut {
+            self.service.metrics.oversized.inc();
+            if is_query(datagram.octets) {
+                write_rejection(datagram.octets, Rcode::FORMERR, &mut self.reply);
+                self.batch.reply(index, &self.reply);
+            }
+            return;
+        }
+        let arrival = Arrival {
+            client: datagram.peer,
+            local,
+            protocol: Protocol::Udp,
+            received,
+            alias_depth: 0,
+        };
+        match self
+            .service
+            .answer(zones, datagram.octets, arrival, &mut self.reply)
+        {
+            Outcome::Reply => self.batch.reply(index, &self.reply),
+            Outcome::Drop => {}
+            Outcome::Deferred(deferred) => self.defer(index, deferred),
+        }
+    }
+
+    #[cold]
+    fn defer(&mut self, index: usize, deferred: Box<Deferred>) {
+        let message = self.batch.datagram(index).octets;
+        match self
+            .service
+            .enter_flight(deferred, message, &mut self.reply)
+        {
+            Flight::Entered(waiting) => {
+                let path = self.batch.return_path(index);
+                let (service, socket) = (Arc::clone(&self.service), Arc::clone(&self.socket));
+                self.service
+                    .spawn(async move { send_later(&service, waiting, &socket, path).await });
+            }
+            Flight::Refused => self.batch.reply(index, &self.reply),
+            Flight::Dropped => {}
+        }
+    }
+
+    #[cold]
+    fn note_failure(&self, error: &io::Error) {
+        // The time-out is how a worker comes to look whether it should stop.
+        if matches!(
+            error.kind(),
+            ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+        ) {
+            return;
+        }
+        self.service.metrics.receive_failures.inc();
+        if self.failure_log.is_due(Instant::now()) {
+            tracing::warn!("receiving on `{}`: {error}", self.service.address);
+        }
+        std::thread::park_timeout(FAILURE_PAUSE);
+    }
+}
+
+async fn send_later(service: &Service, waiting: Waiting, socket: &UdpSocket, path: ReturnPath) {
+    let Some(reply) = service.finish(waiting).await else {
+        return;
+    };
+    let mut sent = path.send(socket, &reply);
+    if sent.is_err() {
+        tokio::time::sleep(SEND_AGAIN).await;
+        sent = path.send(socket, &reply);
+    }
+    if sent.is_err() {
+        service.metrics.send_failures.inc();
+    }
+}
+
+fn is_query(octets: &[u8]) -> bool {
+    octets.len() >= HEADER_LEN && octets[2] & flag::QR == 0
+}
+
+/// Whether a reply to this source can do good. Port 0 and addresses that are no single host's cannot be replied to;
+/// what comes from our own address was forged to make us talk to ourselves; and the ports of the old small services
+/// (echo, daytime, quote of the day, character generator) would answer our answer.
+fn is_answerable(peer: SocketAddr, local: SocketAddr) -> bool {
+    if matches!(peer.port(), 0 | 7 | 13 | 17 | 19) {
+        return false;
+    }
+    let one_host = match peer.ip() {
+        IpAddr::V4(ip) => !(ip.is_multicast() || ip.is_broadcast() || ip.is_unspecified()),
+        IpAddr::V6(ip) => !(ip.is_multicast() || ip.is_unspecified()),
+    };
+    one_host && !(peer.port() == local.port() && peer.ip() == local.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_that_are_no_host_or_ourselves_are_never_answered() {
+        let local = "10.96.0.10:53".parse().unwrap();
+        for peer in [
+            "10.0.0.1:0",
+            "10.0.0.1:7",
+            "10.0.0.1:19",
+            "0.0.0.0:5353",
+            "224.0.0.1:5353",
+            "255.255.255.255:5353",
+            "10.96.0.10:53",
+            "[::]:5353",
+            "[ff02::1]:5353",
+        ] {
+            assert!(!is_answerable(peer.parse().unwrap(), local), "{peer}");
+        }
+        for peer in [
+            "10.0.0.1:53",
+            "10.96.0.10:5353",
+            "127.0.0.1:40000",
+            "[fe80::1%2]:53",
+        ] {
+            assert!(is_answerable(peer.parse().unwrap(), local), "{peer}");
+        }
+    }
+}
