@@ -28,3 +28,9 @@ pub mod server;
 
 /// What the server tells about itself.
 pub mod telemetry;
+
+/// The command line.
+pub mod cli;
+
+/// Tells what is wrong with a Corefile.
+pub mod check;

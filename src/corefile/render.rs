@@ -21,8 +21,13 @@ const LINE_MAX: usize = 120;
 /// The most characters of a message.
 const MESSAGE_MAX: usize = 240;
 
+/// All faults in the order of the text, an empty line between two, without colors.
+pub fn render(faults: &Faults, sources: &Sources) -> String {
+    render_in(faults, sources, Color::Never)
+}
+
 /// All faults in the order of the text, an empty line between two.
-pub fn render(faults: &Faults, sources: &Sources, color: Color) -> String {
+pub fn render_in(faults: &Faults, sources: &Sources, color: Color) -> String {
     let renderer = match color {
         Color::Never => Renderer::plain(),
         Color::Always => Renderer::styled(),

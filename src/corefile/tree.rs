@@ -24,11 +24,10 @@ impl Default for Corefile {
 }
 
 impl Corefile {
-    /// What runs without a Corefile, or with an empty one.
-    pub fn builtin(port: u16) -> Self {
-        let text = format!(".:{port} {{\nwhoami\nlog\n}}\n");
-        let (corefile, _) = super::parser::parse_text(&text);
-        Self { port, ..corefile }
+    /// What runs without a Corefile, or with one that has no server block.
+    pub fn builtin() -> Self {
+        let (corefile, _) = super::parser::parse_text(". {\nwhoami\nlog\n}\n");
+        corefile
     }
 
     /// A place as `FILE:LINE:COLUMN`, the column in characters from 1.
