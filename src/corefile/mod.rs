@@ -46,3 +46,6 @@ pub mod args;
 
 /// Server block keys: `[SCHEME://]ZONE[:PORT]`.
 pub mod key;
+
+/// Addresses of HTTP listeners: `[HOST]:PORT`.
+pub mod address;

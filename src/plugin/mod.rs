@@ -20,6 +20,9 @@ pub(crate) mod testing;
 /// Gives a query up after a while.
 pub mod cancel;
 
+/// Watches the Corefile.
+pub mod reload;
+
 /// Bounds the size of UDP replies, and what we advertise.
 pub mod bufsize;
 
@@ -28,6 +31,12 @@ pub mod bind;
 
 /// Debug lines, and a panic that ends the process.
 pub mod debug;
+
+/// Answers readiness probes.
+pub mod ready;
+
+/// Answers liveness probes.
+pub mod health;
 
 /// Logs what went wrong further down.
 pub mod errors;
@@ -62,9 +71,12 @@ pub mod overlap;
 #[rustfmt::skip] // one line a plugin
 pub static PLUGINS: &[&Spec] = &[
     &cancel::SPEC,
+    &reload::SPEC,
     &bufsize::SPEC,
     &bind::SPEC,
     &debug::SPEC,
+    &ready::SPEC,
+    &health::SPEC,
     &errors::SPEC,
     &any::SPEC,
     &hosts::SPEC,

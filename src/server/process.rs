@@ -78,6 +78,12 @@ impl Readiness {
         *self.probes.lock().unwrap_or_else(PoisonError::into_inner) = map;
     }
 
+    /// The names of all plugins that have to be ready, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
+        probes.keys().cloned().collect()
+    }
+
     /// The names of the plugins that are not ready, sorted.
     pub fn missing(&self) -> Vec<String> {
         let probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
