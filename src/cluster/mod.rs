@@ -26,11 +26,27 @@ pub mod source;
 /// Objects out of JSON and YAML.
 pub mod decode;
 
+/// From what the Corefile says to a client of the API server.
+#[cfg(feature = "kubernetes")]
+pub mod connect;
+
+/// Lists and watches the API server.
+#[cfg(feature = "kubernetes")]
+pub mod watch;
+
+/// The API server's protobuf.
+#[cfg(feature = "kubernetes")]
+pub mod protobuf;
+
+/// The thread that feeds the table.
+#[cfg(feature = "kubernetes")]
+pub mod thread;
+
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tokio::sync::watch;
+use tokio::sync::watch::Sender;
 
 use crate::cluster::objects::{Object, Resource};
 use crate::cluster::store::{Change, Store};
@@ -68,7 +84,7 @@ pub struct Cluster {
     store: Mutex<Store>,
     wanted: Box<[Resource]>,
     lists: [ListState; 4],
-    synced: watch::Sender<bool>,
+    synced: Sender<bool>,
     serial: AtomicU32,
     observer: OnceLock<TriggerObserver>,
 }
@@ -88,7 +104,7 @@ impl Cluster {
             store: Mutex::new(Store::new(pod_names)),
             wanted: wanted.into(),
             lists: Default::default(),
-            synced: watch::Sender::new(wanted.is_empty()),
+            synced: Sender::new(wanted.is_empty()),
             serial: AtomicU32::new(0),
             observer: OnceLock::new(),
         }

@@ -118,6 +118,18 @@ pub struct Pod {
     pub finished: bool,
 }
 
+impl Resource {
+    /// Its name in the API, as roles, log lines and metrics spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Namespaces => "namespaces",
+            Self::Services => "services",
+            Self::EndpointSlices => "endpointslices",
+            Self::Pods => "pods",
+        }
+    }
+}
+
 impl Object {
     /// Identity and version.
     pub fn meta(&self) -> &Meta {

@@ -22,3 +22,15 @@ pub enum ApiSource {
         tls: Option<[PathBuf; 3]>,
     },
 }
+
+/// Why no connection can be made, whatever the network does: one line, as the log shows it.
+#[derive(Debug)]
+pub struct ConnectError(pub String);
+
+impl std::fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConnectError {}

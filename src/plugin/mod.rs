@@ -198,3 +198,9 @@ impl std::fmt::Display for BuildError {
 }
 
 impl std::error::Error for BuildError {}
+
+impl From<crate::cluster::source::ConnectError> for BuildError {
+    fn from(error: crate::cluster::source::ConnectError) -> Self {
+        Self(error.0)
+    }
+}

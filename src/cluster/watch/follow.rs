@@ -1,0 +1,321 @@
+//! The task of one resource: lists it, watches it, and starts over as often as it takes.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use http_body_util::BodyExt;
+use tokio::time::{sleep, timeout};
+
+use crate::cluster::ObjectSink;
+use crate::cluster::connect::chain;
+use crate::cluster::decode;
+use crate::cluster::objects::Resource;
+use crate::cluster::protobuf::{self, Malformed};
+use crate::cluster::watch::event::{Event, Page};
+use crate::cluster::watch::failure::Failure;
+use crate::cluster::watch::frame::{FRAME_MAX, Frames, TooLong};
+use crate::cluster::watch::json;
+use crate::cluster::watch::metrics::ResourceMetrics;
+use crate::cluster::watch::pace::{Backoff, chance};
+use crate::cluster::watch::request::{Encoding, Link, PAGE, Stream, Target};
+use crate::cluster::watch::{Progress, WatchPlan};
+
+/// The longest delay of a relist that nothing else holds back. It keeps several servers apart.
+const AT_ONCE: Duration = Duration::from_millis(100);
+
+/// Follows one resource.
+pub(super) struct Follower {
+    resource: Resource,
+    target: Target,
+    link: Arc<Link>,
+    sink: Arc<dyn ObjectSink>,
+    progress: Arc<Progress>,
+    metrics: ResourceMetrics,
+    /// Delays while there is no connection.
+    away: Backoff,
+    /// Delays while the server says no. Apart from the other, so that a server that comes back and is not ready for a
+    /// moment is asked again soon.
+    refused: Backoff,
+    /// A streamed list fell silent before its end, as from a server that does not know of them: pages next time.
+    paged: bool,
+    /// The server was caught sending protobuf that we cannot read, or refuses it.
+    json_only: bool,
+    /// The last try failed: the server may have come back with older data.
+    suspicious: bool,
+    /// Relists at once since the last watch that lived for a while.
+    hasty: u32,
+    /// When the list is due again whatever happens.
+    relist_at: Instant,
+}
+
+impl Follower {
+    pub(super) fn new(
+        resource: Resource,
+        plan: &WatchPlan,
+        link: Arc<Link>,
+        sink: Arc<dyn ObjectSink>,
+        progress: Arc<Progress>,
+    ) -> Self {
+        let labels = match resource {
+            Resource::Namespaces => &plan.namespace_label_selector,
+            Resource::Services | Resource::EndpointSlices | Resource::Pods => &plan.label_selector,
+        };
+        Self {
+            resource,
+            target: Target::new(resource, labels.as_deref()),
+            metrics: link.metrics.of(resource),
+            link,
+            sink,
+            progress,
+            away: Backoff::default(),
+            refused: Backoff::default(),
+            paged: false,
+            json_only: false,
+            suspicious: false,
+            hasty: 0,
+            relist_at: Instant::now(),
+        }
+    }
+
+    /// Never ends; whoever wants it to drops it.
+    pub(super) async fn run(mut self) {
+        loop {
+            let began = Instant::now();
+            let outcome = self.round().await;
+            self.progress.connected.store(false, Ordering::Relaxed);
+            let lived = began.elapsed();
+            if lived >= self.link.pace.settled {
+                self.away.reset();
+                self.refused.reset();
+                self.hasty = 0;
+            }
+            let failure = match outcome {
+                Ok(()) if lived >= self.link.pace.early_end => {
+                    self.suspicious = false;
+                    continue;
+                }
+                Ok(()) => Failure::EndedEarly,
+                Err(failure) => failure,
+            };
+            let delay = self.after(&failure);
+            sleep(delay).await;
+        }
+    }
+
+    /// Draws the conclusions from a failure. Returns how long to wait.
+    fn after(&mut self, failure: &Failure) -> Duration {
+        let pace = &self.link.pace;
+        self.link.metrics.failed(self.resource, failure.reason());
+        self.link.journal.failed(self.resource, failure);
+        self.suspicious = true;
+        self.json_only |= failure.is_not_acceptable() || matches!(failure, Failure::Garbled(_));
+        let outage = self
+            .progress
+            .silent_for()
+            .is_none_or(|silence| silence > pace.outage_max);
+        if failure.needs_list() || outage {
+            self.progress.forget_version();
+        }
+        if matches!(failure, Failure::Expired | Failure::Ahead) {
+            self.hasty += 1;
+            if self.hasty == 1 {
+                return AT_ONCE.mul_f64(chance());
+            }
+        }
+        let delay = match failure {
+            Failure::Unreachable(_) => self.away.next(pace.delay_min, pace.connect_delay_max),
+            Failure::Forbidden(_) => self.refused.next(pace.delay_min, pace.refused_delay_max),
+            _ => self.refused.next(pace.delay_min, pace.delay_max),
+        };
+        match failure.retry_after() {
+            Some(asked) => delay.max(asked.min(pace.retry_after_max)),
+            None => delay,
+        }
+    }
+
+    /// From a request to the end of the watch that it leads to.
+    async fn round(&mut self) -> Result<(), Failure> {
+        // Between five and ten minutes, as Kubernetes' own clients: long enough to be cheap, short enough that a load
+        // balancer gets to spread us again.
+        let seconds = 300 + (chance() * 300.0) as u64;
+        if self.relist_at <= Instant::now() {
+            self.progress.forget_version();
+        }
+        let Some(version) = self.progress.version() else {
+            return self.list(seconds).await;
+        };
+        if self.suspicious {
+            self.link
+                .get(&self.target.probe(&version), self.json_only)
+                .await?;
+        }
+        let stream = self
+            .link
+            .watch(&self.target.watch(&version, seconds), self.json_only)
+            .await?;
+        self.follow(stream, false).await
+    }
+
+    async fn list(&mut self, seconds: u64) -> Result<(), Failure> {
+        if !self.paged {
+            match self
+                .link
+                .watch(&self.target.stream(seconds), self.json_only)
+                .await
+            {
+                Ok(stream) => return self.follow(stream, true).await,
+                Err(refusal) if refusal.is_no_streamed_list() => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        self.list_in_pages().await?;
+        self.paged = false;
+        let version = self.progress.version().unwrap_or_default();
+        let stream = self
+            .link
+            .watch(&self.target.watch(&version, seconds), self.json_only)
+            .await?;
+        self.follow(stream, false).await
+    }
+
+    /// The fallback for servers without streamed lists.
+    async fn list_in_pages(&mut self) -> Result<(), Failure> {
+        match self.pages(PAGE).await {
+            // The token for the next page has expired: in one go, then. Smaller steps might never arrive.
+            Err(Failure::Expired) => self.pages(0).await,
+            outcome => outcome,
+        }
+    }
+
+    /// All pages; a limit of zero asks for one that holds all.
+    async fn pages(&mut self, limit: usize) -> Result<(), Failure> {
+        self.sink.list_started(self.resource);
+        let mut next: Box<str> = Box::default();
+        loop {
+            let uri = self.target.page(limit, &next);
+            let (encoding, body) = self.link.get(&uri, self.json_only).await?;
+            self.heard();
+            let page = self.take_page(encoding, &body)?;
+            if page.next.is_empty() {
+                self.list_ended(&page.version);
+                return Ok(());
+            }
+            next = page.next;
+        }
+    }
+
+    fn take_page(&self, encoding: Encoding, body: &[u8]) -> Result<Page, Failure> {
+        let each = |object| self.sink.listed(object);
+        match encoding {
+            Encoding::Protobuf => protobuf::page(self.resource, body, each).map_err(garbled),
+            Encoding::Json => decode::list_from_json(self.resource, body, &mut { each })
+                .map(|list| Page {
+                    version: list.resource_version,
+                    next: list.continue_token,
+                })
+                .map_err(|error| Failure::Garbled(error.to_string())),
+        }
+    }
+
+    /// Takes in a watch until it ends.
+    async fn follow(&mut self, stream: Stream, mut listing: bool) -> Result<(), Failure> {
+        let Stream { encoding, mut body } = stream;
+        let mut frames = Frames::new(encoding.framing());
+        self.heard();
+        self.progress.connected.store(true, Ordering::Relaxed);
+        self.link.journal.recovered(self.resource);
+        if listing {
+            self.sink.list_started(self.resource);
+        }
+        loop {
+            let pace = &self.link.pace;
+            let idle = if listing { pace.list_idle } else { pace.idle };
+            let piece = match timeout(idle, body.frame()).await {
+                Err(_) => {
+                    self.paged |= listing;
+                    return Err(Failure::Silent {
+                        after: idle,
+                        watching: true,
+                    });
+                }
+                Ok(None) if listing => return Err(Failure::EndedEarly),
+                Ok(None) => return Ok(()),
+                Ok(Some(Err(error))) => return Err(Failure::Unreachable(chain(&error))),
+                Ok(Some(Ok(piece))) => piece,
+            };
+            self.heard();
+            let Some(piece) = piece.data_ref() else {
+                continue;
+            };
+            frames.push(piece);
+            while let Some(frame) = frames.take().map_err(too_long)? {
+                let event = match encoding {
+                    Encoding::Protobuf => protobuf::event(self.resource, frame).map_err(garbled)?,
+                    Encoding::Json => json::event(self.resource, frame)
+                        .map_err(|error| Failure::Garbled(error.to_string()))?,
+                };
+                listing = self.take(event, listing)?;
+            }
+        }
+    }
+
+    /// Passes an event on. Returns whether the list goes on.
+    fn take(&mut self, event: Event, listing: bool) -> Result<bool, Failure> {
+        match event {
+            Event::Set(object) if listing => self.sink.listed(object),
+            Event::Set(object) => {
+                self.progress.set_version(&object.meta().resource_version);
+                self.sink.applied(object);
+            }
+            // The list may overlap with changes that came while it was made.
+            Event::Deleted(meta) => {
+                self.sink
+                    .deleted(self.resource, &meta.namespace, &meta.name);
+                if !listing {
+                    self.progress.set_version(&meta.resource_version);
+                }
+            }
+            Event::Bookmark { version, list_ends } => {
+                if listing && list_ends {
+                    self.list_ended(&version);
+                    return Ok(false);
+                }
+                if !listing {
+                    self.progress.set_version(&version);
+                }
+            }
+            Event::Error(status) => return Err(Failure::refused(status)),
+            Event::Garbled(why) => {
+                self.metrics.garbled.inc();
+                let failure = Failure::Garbled(why);
+                self.link.journal.failed(self.resource, &failure);
+            }
+            Event::Unknown => {}
+        }
+        Ok(listing)
+    }
+
+    fn list_ended(&mut self, version: &str) {
+        self.progress.set_version(version);
+        self.sink.list_finished(self.resource);
+        self.progress.synced.store(true, Ordering::Release);
+        self.metrics.lists.inc();
+        self.suspicious = false;
+        let pause = self.link.pace.relist;
+        self.relist_at = Instant::now() + pause + pause.mul_f64(chance());
+    }
+
+    fn heard(&self) {
+        self.progress.heard();
+        self.metrics.heard();
+    }
+}
+
+fn garbled(Malformed(why): Malformed) -> Failure {
+    Failure::Garbled(why.to_owned())
+}
+
+fn too_long(_: TooLong) -> Failure {
+    Failure::Garbled(format!("an event has more than {} MiB", FRAME_MAX >> 20))
+}

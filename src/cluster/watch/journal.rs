@@ -1,0 +1,144 @@
+//! The log lines of failures: one for each kind of trouble, then one a minute for as long as it lasts.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::cluster::objects::Resource;
+use crate::cluster::watch::failure::{FORBIDDEN, Failure};
+
+/// The same trouble is told again after this.
+const REPEAT: Duration = Duration::from_secs(60);
+
+/// What was told, and when.
+pub(super) struct Journal {
+    host: String,
+    /// Bounded: there are few resources and few reasons.
+    told: Mutex<HashMap<(Option<Resource>, &'static str), Instant>>,
+    /// It was told that the server cannot be used.
+    away: AtomicBool,
+}
+
+impl Journal {
+    pub(super) fn new(host: &str) -> Self {
+        Self {
+            host: host.to_owned(),
+            told: Mutex::default(),
+            away: AtomicBool::new(false),
+        }
+    }
+
+    /// A list or watch failed.
+    pub(super) fn failed(&self, resource: Resource, failure: &Failure) {
+        if let Some(line) = self.line(resource, failure, Instant::now()) {
+            match failure {
+                // Part of every restart of an API server, and dealt with at once.
+                Failure::Expired => tracing::info!(target: "plugin/kubernetes", "{line}"),
+                Failure::Forbidden(_) => tracing::error!(target: "plugin/kubernetes", "{line}"),
+                _ => tracing::warn!(target: "plugin/kubernetes", "{line}"),
+            }
+        }
+    }
+
+    /// The line, unless it was told lately.
+    fn line(&self, resource: Resource, failure: &Failure, now: Instant) -> Option<String> {
+        let scope = (!failure.is_of_server()).then_some(resource);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (scope, failure.reason());
+        // A role does not mend itself: said once, until it is mended.
+        let repeat = if matches!(failure, Failure::Forbidden(_)) {
+            Duration::MAX
+        } else {
+            REPEAT
+        };
+        if told
+            .get(&key)
+            .is_some_and(|before| now.duration_since(*before) < repeat)
+        {
+            return None;
+        }
+        told.insert(key, now);
+        self.away.fetch_or(scope.is_none(), Ordering::Relaxed);
+        let host = &self.host;
+        let name = resource.name();
+        Some(match failure {
+            Failure::Forbidden(_) => format!(
+                "API server `{host}` does not let us watch `{name}`: {failure}; it takes `list` and `watch` on `{name}` \
+                 in the ClusterRole of our service account"
+            ),
+            Failure::Expired | Failure::Ahead => {
+                format!("listing `{name}` again from API server `{host}`: {failure}")
+            }
+            _ if scope.is_none() => {
+                format!(
+                    "API server `{host}` cannot be used: {failure}; trying again, and serving what is known"
+                )
+            }
+            _ => format!("watching `{name}` of API server `{host}`: {failure}; trying again"),
+        })
+    }
+
+    /// A watch is open: what was wrong is over. Returns whether the server was told to be away.
+    pub(super) fn recovered(&self, resource: Resource) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        // The rest stays, so that a server that flaps is not told of with each turn.
+        told.remove(&(Some(resource), FORBIDDEN));
+        drop(told);
+        let was_away = self.away.swap(false, Ordering::Relaxed);
+        if was_away {
+            tracing::info!(target: "plugin/kubernetes", "API server `{}` answers again", self.host);
+        }
+        was_away
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::watch::event::Status;
+
+    #[test]
+    fn a_server_that_is_away_is_told_once_a_minute_whatever_is_watched() {
+        let journal = Journal::new("192.0.2.1:443");
+        let away = Failure::Unreachable("connection refused".into());
+        let now = Instant::now();
+        let first = journal.line(Resource::Services, &away, now);
+        assert_eq!(
+            first.as_deref(),
+            Some(
+                "API server `192.0.2.1:443` cannot be used: connection refused; trying again, and serving what is known"
+            )
+        );
+        assert_eq!(journal.line(Resource::Pods, &away, now + REPEAT / 2), None);
+        assert!(journal.line(Resource::Pods, &away, now + REPEAT).is_some());
+    }
+
+    #[test]
+    fn a_server_that_answers_again_is_told_once() {
+        let journal = Journal::new("192.0.2.1:443");
+        assert!(!journal.recovered(Resource::Services));
+        journal.failed(Resource::Services, &Failure::Unreachable("refused".into()));
+        assert!(journal.recovered(Resource::Services));
+        assert!(!journal.recovered(Resource::Pods));
+    }
+
+    #[test]
+    fn a_missing_right_is_named_once_until_it_is_granted() {
+        let journal = Journal::new("192.0.2.1:443");
+        let forbidden = Failure::Forbidden(Status {
+            code: 403,
+            ..Status::default()
+        });
+        let now = Instant::now();
+        let line = journal.line(Resource::Pods, &forbidden, now).unwrap();
+        assert!(line.contains("`list` and `watch` on `pods`"), "{line}");
+        assert_eq!(
+            journal.line(Resource::Pods, &forbidden, now + 100 * REPEAT),
+            None
+        );
+        assert!(journal.line(Resource::Services, &forbidden, now).is_some());
+        journal.recovered(Resource::Pods);
+        assert!(journal.line(Resource::Pods, &forbidden, now).is_some());
+    }
+}

@@ -1,0 +1,177 @@
+//! Reads the API server's JSON: events of a watch, and refusals.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::cluster::decode::object_from_json;
+use crate::cluster::objects::{Meta, Resource};
+use crate::cluster::protobuf::LIST_ENDS;
+use crate::cluster::watch::event::{Event, Status};
+
+#[derive(Deserialize)]
+struct RawEvent<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Identified {
+    metadata: RawMeta,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct RawMeta {
+    name: Box<str>,
+    namespace: Box<str>,
+    resource_version: Box<str>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Annotated {
+    metadata: Annotations,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Annotations {
+    annotations: HashMap<String, String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RawStatus {
+    code: u16,
+    reason: String,
+    message: String,
+    details: Details,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Details {
+    causes: Vec<Cause>,
+    retry_after_seconds: Option<u64>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Cause {
+    reason: String,
+}
+
+/// One event of a watch. Refused if the line is no event; an object that is none is an event of its own.
+pub(super) fn event(resource: Resource, line: &[u8]) -> Result<Event, serde_json::Error> {
+    let raw: RawEvent<'_> = serde_json::from_slice(line)?;
+    let object = raw.object.get().as_bytes();
+    Ok(match raw.kind.as_ref() {
+        "ADDED" | "MODIFIED" => match object_from_json(resource, object) {
+            Ok(object) => Event::Set(object),
+            Err(error) => Event::Garbled(error.to_string()),
+        },
+        "DELETED" => Event::Deleted(meta(object)?),
+        "BOOKMARK" => {
+            let marked: Annotated = serde_json::from_slice(object)?;
+            let mark = marked.metadata.annotations.get(LIST_ENDS);
+            Event::Bookmark {
+                version: meta(object)?.resource_version,
+                list_ends: mark.is_some_and(|value| value == "true"),
+            }
+        }
+        "ERROR" => Event::Error(status(object)?),
+        _ => Event::Unknown,
+    })
+}
+
+fn meta(object: &[u8]) -> Result<Meta, serde_json::Error> {
+    let found: Identified = serde_json::from_slice(object)?;
+    Ok(Meta {
+        namespace: found.metadata.namespace,
+        name: found.metadata.name,
+        resource_version: found.metadata.resource_version,
+    })
+}
+
+/// The Status that a refused request is answered with.
+pub(super) fn status(reply: &[u8]) -> Result<Status, serde_json::Error> {
+    let raw: RawStatus = serde_json::from_slice(reply)?;
+    Ok(Status {
+        code: raw.code,
+        reason: raw.reason,
+        message: raw.message,
+        causes: raw
+            .details
+            .causes
+            .into_iter()
+            .map(|cause| cause.reason)
+            .collect(),
+        retry_after: raw.details.retry_after_seconds,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn namespaces(line: &str) -> Event {
+        event(Resource::Namespaces, line.as_bytes()).expect("an event")
+    }
+
+    #[test]
+    fn the_end_of_the_list_is_a_bookmark_with_an_annotation() {
+        let bookmark = |annotations: &str| {
+            namespaces(&format!(
+                r#"{{"type":"BOOKMARK","object":{{"metadata":{{"resourceVersion":"7"{annotations}}}}}}}"#
+            ))
+        };
+        let expected = |list_ends| Event::Bookmark {
+            version: "7".into(),
+            list_ends,
+        };
+        assert_eq!(bookmark(""), expected(false));
+        assert_eq!(
+            bookmark(r#","annotations":{"k8s.io/initial-events-end":"true"}"#),
+            expected(true)
+        );
+    }
+
+    #[test]
+    fn an_object_that_is_none_is_told_from_a_line_that_is_no_event() {
+        let garbled = namespaces(r#"{"type":"ADDED","object":{"metadata":[]}}"#);
+        assert!(matches!(garbled, Event::Garbled(_)), "{garbled:?}");
+        for line in ["<html>", "{\"type\":\"ADDED\",\"object\":{", ""] {
+            assert!(
+                event(Resource::Namespaces, line.as_bytes()).is_err(),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_error_keeps_what_decides_over_the_next_try() {
+        let event = namespaces(
+            r#"{"type":"ERROR","object":{"kind":"Status","code":504,"reason":"Timeout","message":"too large",
+            "details":{"causes":[{"reason":"ResourceVersionTooLarge"}],"retryAfterSeconds":1}}}"#,
+        );
+        let Event::Error(status) = event else {
+            panic!("{event:?}")
+        };
+        assert!(status.is_ahead());
+        assert_eq!((status.code, status.retry_after), (504, Some(1)));
+    }
+
+    #[test]
+    fn a_type_of_the_future_is_passed_over() {
+        assert_eq!(
+            namespaces(r#"{"type":"RENAMED","object":{}}"#),
+            Event::Unknown
+        );
+    }
+}

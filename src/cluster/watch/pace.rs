@@ -1,0 +1,115 @@
+//! How long to wait: for an answer, for the next byte, and between two tries.
+
+use std::time::Duration;
+
+/// Every deadline and delay of a watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// For the head of a reply, connecting included. A server that accepts and then says nothing is found out by this.
+    pub reply: Duration,
+    /// For the next byte while a list is being sent.
+    pub list_idle: Duration,
+    /// For the next byte afterwards. Bookmarks come once a minute or so, however quiet the cluster is.
+    pub idle: Duration,
+    /// A watch that ends well sooner than this counts as a failure.
+    pub early_end: Duration,
+    /// A watch that lived this long makes earlier failures forgotten.
+    pub settled: Duration,
+    /// The first delay after a failure.
+    pub delay_min: Duration,
+    /// The longest delay after a failure.
+    pub delay_max: Duration,
+    /// The longest delay while no connection comes about: trying costs the server next to nothing then, and a server
+    /// that comes back should be noticed soon.
+    pub connect_delay_max: Duration,
+    /// The longest delay while we are not allowed to watch. Somebody has to change a role first.
+    pub refused_delay_max: Duration,
+    /// The longest delay that the server may ask for (`Retry-After`).
+    pub retry_after_max: Duration,
+    /// Nothing heard for longer than this: the list is asked for again instead of resuming.
+    pub outage_max: Duration,
+    /// The list is asked for again this long after the last one, and up to twice as long, at an end of a watch: it
+    /// heals what a proxy in between may have lost.
+    pub relist: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            reply: Duration::from_secs(10),
+            list_idle: Duration::from_secs(30),
+            idle: Duration::from_secs(90),
+            early_end: Duration::from_secs(1),
+            settled: Duration::from_secs(10),
+            delay_min: Duration::from_millis(100),
+            delay_max: Duration::from_secs(5),
+            connect_delay_max: Duration::from_secs(2),
+            refused_delay_max: Duration::from_secs(15),
+            retry_after_max: Duration::from_secs(30),
+            outage_max: Duration::from_secs(60),
+            relist: Duration::from_secs(30 * 60),
+        }
+    }
+}
+
+/// Doubling delays with jitter, so that many servers do not come back in step.
+#[derive(Debug, Default)]
+pub struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    /// The delay after one more failure: half of it certain, half of it chance.
+    pub fn next(&mut self, min: Duration, max: Duration) -> Duration {
+        let doubled = min.saturating_mul(1 << self.failures.min(16));
+        self.failures = self.failures.saturating_add(1);
+        let full = doubled.min(max);
+        full / 2 + (full / 2).mul_f64(chance())
+    }
+
+    /// Starts over.
+    pub fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+/// A number of at least 0 and less than 1.
+pub fn chance() -> f64 {
+    // Without randomness every server would wait equally long, no worse than that.
+    f64::from(getrandom::u32().unwrap_or(0)) / (f64::from(u32::MAX) + 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIN: Duration = Duration::from_millis(100);
+    const MAX: Duration = Duration::from_secs(5);
+
+    #[test]
+    fn delays_double_up_to_the_longest_and_never_leave_their_half() {
+        let mut backoff = Backoff::default();
+        for full in [100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000] {
+            let delay = backoff.next(MIN, MAX);
+            let full = Duration::from_millis(full);
+            assert!(full / 2 <= delay && delay <= full, "{delay:?} of {full:?}");
+        }
+    }
+
+    #[test]
+    fn a_reset_starts_with_the_shortest_delay() {
+        let mut backoff = Backoff::default();
+        for _ in 0..100 {
+            backoff.next(MIN, MAX);
+        }
+        backoff.reset();
+        assert!(backoff.next(MIN, MAX) <= MIN);
+    }
+
+    #[test]
+    fn delays_differ() {
+        let delays: std::collections::HashSet<_> =
+            (0..20).map(|_| Backoff::default().next(MIN, MAX)).collect();
+        assert!(delays.len() > 1);
+    }
+}

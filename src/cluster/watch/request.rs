@@ -1,0 +1,349 @@
+//! What is asked of the API server, and what comes back before the first event.
+
+use std::time::{Duration, Instant};
+
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use kube::client::Body;
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+
+use crate::cluster::connect::{Connection, chain};
+use crate::cluster::objects::Resource;
+use crate::cluster::protobuf;
+use crate::cluster::watch::event::Status;
+use crate::cluster::watch::failure::Failure;
+use crate::cluster::watch::frame::Framing;
+use crate::cluster::watch::journal::Journal;
+use crate::cluster::watch::json;
+use crate::cluster::watch::metrics::ClientMetrics;
+use crate::cluster::watch::pace::Pace;
+
+/// Objects asked for at a time where the list cannot be streamed.
+pub(super) const PAGE: usize = 500;
+
+/// A page is held whole. 500 EndpointSlices of the longest kind have less than this in protobuf.
+const PAGE_BYTES_MAX: usize = 64 << 20;
+
+/// A refusal is a sentence or two.
+const REFUSAL_BYTES_MAX: usize = 64 << 10;
+
+/// Shared by the tasks of one plan.
+pub(super) struct Link {
+    connection: Connection,
+    client: OnceCell<kube::Client>,
+    /// What is counted.
+    pub(super) metrics: std::sync::Arc<ClientMetrics>,
+    /// What is logged.
+    pub(super) journal: Journal,
+    /// How long we wait.
+    pub(super) pace: Pace,
+}
+
+/// The encoding of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    Protobuf,
+    Json,
+}
+
+impl Encoding {
+    fn of<B>(response: &Response<B>) -> Self {
+        let protobuf = response.headers().get(CONTENT_TYPE).is_some_and(|value| {
+            value
+                .as_bytes()
+                .starts_with(b"application/vnd.kubernetes.protobuf")
+        });
+        if protobuf { Self::Protobuf } else { Self::Json }
+    }
+
+    /// How its events are told apart.
+    pub(super) fn framing(self) -> Framing {
+        match self {
+            Self::Protobuf => Framing::Length,
+            Self::Json => Framing::Line,
+        }
+    }
+}
+
+/// The body of a watch.
+pub(super) struct Stream {
+    pub(super) encoding: Encoding,
+    pub(super) body: Body,
+}
+
+impl Link {
+    pub(super) fn new(
+        connection: Connection,
+        metrics: std::sync::Arc<ClientMetrics>,
+        pace: Pace,
+    ) -> Self {
+        let journal = Journal::new(connection.host());
+        Self {
+            connection,
+            client: OnceCell::new(),
+            metrics,
+            journal,
+            pace,
+        }
+    }
+
+    /// Opens a watch.
+    pub(super) async fn watch(&self, uri: &str, json_only: bool) -> Result<Stream, Failure> {
+        let accept = if json_only {
+            "application/json"
+        } else {
+            "application/vnd.kubernetes.protobuf;stream=watch,application/json"
+        };
+        let response = self.send(uri, accept).await?;
+        Ok(Stream {
+            encoding: Encoding::of(&response),
+            body: response.into_body(),
+        })
+    }
+
+    /// Asks for something that comes whole.
+    pub(super) async fn get(
+        &self,
+        uri: &str,
+        json_only: bool,
+    ) -> Result<(Encoding, bytes::Bytes), Failure> {
+        let accept = if json_only {
+            "application/json"
+        } else {
+            "application/vnd.kubernetes.protobuf,application/json"
+        };
+        let began = Instant::now();
+        let response = self.send(uri, accept).await?;
+        let encoding = Encoding::of(&response);
+        let body = collect(response.into_body(), PAGE_BYTES_MAX, self.pace.list_idle).await?;
+        self.metrics.took(self.connection.host(), began.elapsed());
+        Ok((encoding, body))
+    }
+
+    /// Sends a request and waits for the head of its reply, which is a success.
+    async fn send(&self, uri: &str, accept: &str) -> Result<Response<Body>, Failure> {
+        let client = self
+            .client
+            .get_or_try_init(|| async { self.connection.client() })
+            .await
+            .map_err(Failure::Credentials)?;
+        let mut request = Request::get(uri)
+            .header(ACCEPT, accept)
+            // A compressed watch would be held back until a block of it is full.
+            .header(ACCEPT_ENCODING, "identity")
+            .header(USER_AGENT, user_agent());
+        if let Some(bearer) = self.connection.bearer() {
+            request = request.header(AUTHORIZATION, bearer);
+        }
+        let request = request
+            .body(Body::empty())
+            .map_err(|error| Failure::Unreachable(error.to_string()))?;
+        let host = self.connection.host();
+        let reply = match timeout(self.pace.reply, client.send(request)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => {
+                self.metrics.requested(host, None);
+                return Err(Failure::Unreachable(chain(&error)));
+            }
+            Err(_) => {
+                self.metrics.requested(host, None);
+                return Err(Failure::Silent {
+                    after: self.pace.reply,
+                    watching: false,
+                });
+            }
+        };
+        self.metrics.requested(host, Some(reply.status()));
+        if reply.status() == StatusCode::OK {
+            return Ok(reply);
+        }
+        Err(Failure::refused(self.refusal(reply).await))
+    }
+
+    /// Reads why a request was refused.
+    async fn refusal(&self, response: Response<Body>) -> Status {
+        let code = response.status();
+        let encoding = Encoding::of(&response);
+        let seconds = response
+            .headers()
+            .get(RETRY_AFTER)
+            .and_then(|value| value.to_str().ok()?.parse().ok());
+        let body = collect(response.into_body(), REFUSAL_BYTES_MAX, self.pace.reply).await;
+        let body = body.unwrap_or_default();
+        let decoded = match encoding {
+            Encoding::Protobuf => protobuf::status(&body).ok(),
+            Encoding::Json => json::status(&body).ok(),
+        };
+        // A proxy in between answers in its own words.
+        let mut status = decoded.unwrap_or_default();
+        status.code = code.as_u16();
+        status.retry_after = status.retry_after.or(seconds);
+        if status.message.is_empty() {
+            code.canonical_reason()
+                .unwrap_or("no reason given")
+                .clone_into(&mut status.message);
+        }
+        status
+    }
+}
+
+/// A whole body; `idle` is the longest wait for its next piece.
+async fn collect(body: Body, max: usize, idle: Duration) -> Result<bytes::Bytes, Failure> {
+    let mut body = Limited::new(body, max);
+    let mut whole = bytes::BytesMut::new();
+    loop {
+        match timeout(idle, body.frame()).await {
+            Err(_) => {
+                return Err(Failure::Silent {
+                    after: idle,
+                    watching: false,
+                });
+            }
+            Ok(None) => return Ok(whole.freeze()),
+            Ok(Some(Err(error))) => return Err(Failure::Unreachable(chain(&*error))),
+            Ok(Some(Ok(frame))) => {
+                if let Some(piece) = frame.data_ref() {
+                    whole.extend_from_slice(piece);
+                }
+            }
+        }
+    }
+}
+
+fn user_agent() -> &'static str {
+    const {
+        match (
+            std::env::consts::OS.as_bytes(),
+            std::env::consts::ARCH.as_bytes(),
+        ) {
+            (b"linux", b"x86_64") => {
+                concat!("Fingerpost/", env!("CARGO_PKG_VERSION"), " (linux/amd64)")
+            }
+            (b"linux", b"aarch64") => {
+                concat!("Fingerpost/", env!("CARGO_PKG_VERSION"), " (linux/arm64)")
+            }
+            _ => concat!("Fingerpost/", env!("CARGO_PKG_VERSION")),
+        }
+    }
+}
+
+/// Where a resource is found, and which part of it is wanted.
+pub(super) struct Target {
+    path: &'static str,
+    selectors: String,
+}
+
+impl Target {
+    pub(super) fn new(resource: Resource, labels: Option<&str>) -> Self {
+        let path = match resource {
+            Resource::Namespaces => "/api/v1/namespaces",
+            Resource::Services => "/api/v1/services",
+            Resource::EndpointSlices => "/apis/discovery.k8s.io/v1/endpointslices",
+            Resource::Pods => "/api/v1/pods",
+        };
+        let mut selectors = String::new();
+        if let Some(labels) = labels {
+            selectors.push_str("&labelSelector=");
+            escape(labels, &mut selectors);
+        }
+        if resource == Resource::Pods {
+            // Pods that ended have given their address back.
+            selectors.push_str("&fieldSelector=");
+            escape(
+                "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Unknown",
+                &mut selectors,
+            );
+        }
+        Self { path, selectors }
+    }
+
+    /// A list as a stream, then changes: the newest state, not what some cache holds.
+    pub(super) fn stream(&self, seconds: u64) -> String {
+        format!(
+            "{}?watch=true&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan\
+             &timeoutSeconds={seconds}{}",
+            self.path, self.selectors
+        )
+    }
+
+    /// Changes from a version on.
+    pub(super) fn watch(&self, version: &str, seconds: u64) -> String {
+        let mut uri = format!(
+            "{}?watch=true&allowWatchBookmarks=true&resourceVersion=",
+            self.path
+        );
+        escape(version, &mut uri);
+        format!("{uri}&timeoutSeconds={seconds}{}", self.selectors)
+    }
+
+    /// A page of a list.
+    pub(super) fn page(&self, limit: usize, next: &str) -> String {
+        let mut uri = format!("{}?limit={limit}", self.path);
+        if !next.is_empty() {
+            uri.push_str("&continue=");
+            escape(next, &mut uri);
+        }
+        uri + &self.selectors
+    }
+
+    /// Is the server at least as far as this version? Refused as too large if not; a watch would only be silent.
+    pub(super) fn probe(&self, version: &str) -> String {
+        let mut uri = format!(
+            "{}?limit=1&resourceVersionMatch=NotOlderThan&resourceVersion=",
+            self.path
+        );
+        escape(version, &mut uri);
+        uri
+    }
+}
+
+/// Percent-encodes a value of a query (RFC 3986, section 2.3 lists what may stand).
+fn escape(value: &str, into: &mut String) {
+    use std::fmt::Write;
+    for byte in value.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                into.push(char::from(byte));
+            }
+            _ => write!(into, "%{byte:02X}").expect("a String takes all that is written"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selectors_are_escaped() {
+        let target = Target::new(Resource::Services, Some("app in (a, b),!c"));
+        assert!(
+            target
+                .page(7, "")
+                .ends_with("?limit=7&labelSelector=app%20in%20%28a%2C%20b%29%2C%21c"),
+            "{}",
+            target.page(7, "")
+        );
+    }
+
+    #[test]
+    fn pods_that_ended_are_not_asked_for() {
+        let uri = Target::new(Resource::Pods, None).stream(300);
+        assert!(uri.ends_with(
+            "&fieldSelector=status.phase%21%3DSucceeded%2Cstatus.phase%21%3DFailed%2Cstatus.phase%21%3DUnknown"
+        ));
+        assert!(
+            !Target::new(Resource::Services, None)
+                .stream(300)
+                .contains("Selector")
+        );
+    }
+
+    #[test]
+    fn a_version_cannot_add_parameters() {
+        let uri = Target::new(Resource::Services, None).watch("1&limit=0", 300);
+        assert!(uri.contains("resourceVersion=1%26limit%3D0&"), "{uri}");
+    }
+}

@@ -1,0 +1,497 @@
+//! The watch against an API server that misbehaves on purpose.
+#![cfg(feature = "kubernetes")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/fake_api.rs"]
+mod fake_api;
+#[path = "support/recorder.rs"]
+mod recorder;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use fake_api::{Answer, Asked, FakeApi, Then};
+use fingerpost::cluster::connect::{Connection, Surroundings};
+use fingerpost::cluster::objects::Resource::{self, Namespaces, Services};
+use fingerpost::cluster::source::ApiSource;
+use fingerpost::cluster::watch::pace::Pace;
+use fingerpost::cluster::watch::{WatchHandle, WatchPlan, start_on};
+use fingerpost::server::process::Process;
+use recorder::Recorder;
+
+/// A watch of a fake API server.
+struct Watched {
+    api: FakeApi,
+    sink: Arc<Recorder>,
+    handle: Arc<WatchHandle>,
+    process: Arc<Process>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+/// As in production, with delays that a test can wait for.
+fn pace() -> Pace {
+    Pace {
+        delay_min: Duration::from_millis(1),
+        delay_max: Duration::from_millis(20),
+        connect_delay_max: Duration::from_millis(20),
+        refused_delay_max: Duration::from_millis(20),
+        ..Pace::default()
+    }
+}
+
+fn watch_at(
+    pace: Pace,
+    resources: &[Resource],
+    script: impl Fn(&Asked) -> Answer + Send + Sync + 'static,
+) -> Watched {
+    let api = FakeApi::start(script);
+    let source = ApiSource::Endpoint {
+        url: api.url(),
+        tls: None,
+    };
+    let connection = Connection::of(&source, &Surroundings::default()).unwrap();
+    watch_over(connection, pace, resources, api)
+}
+
+fn watch_over(connection: Connection, pace: Pace, resources: &[Resource], api: FakeApi) -> Watched {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let process = Process::new(runtime.handle().clone());
+    let sink = Recorder::new();
+    let plan = WatchPlan {
+        resources: resources.to_vec(),
+        ..WatchPlan::default()
+    };
+    let handle = start_on(connection, plan, sink.clone(), &process, pace).unwrap();
+    Watched {
+        api,
+        sink,
+        handle,
+        process,
+        _runtime: runtime,
+    }
+}
+
+fn watch(script: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Watched {
+    watch_at(pace(), &[Namespaces], script)
+}
+
+impl Watched {
+    #[track_caller]
+    fn wait_for_names(&self, names: &[&str]) {
+        self.sink.wait(&format!("{names:?}"), |heard| {
+            heard.lists_of(Namespaces) > 0 && heard.names(Namespaces) == names
+        });
+    }
+
+    /// How often the watch of a resource failed for a reason.
+    fn failures(&self, resource: &str, reason: &str) -> u64 {
+        let families = self.process.metrics.registry().gather();
+        let wanted = [("reason", reason), ("resource", resource)];
+        families
+            .iter()
+            .filter(|family| family.name() == "fingerpost_kubernetes_watch_failures_total")
+            .flat_map(|family| family.get_metric())
+            .filter(|metric| {
+                let labels = metric
+                    .get_label()
+                    .iter()
+                    .map(|label| (label.name(), label.value()));
+                labels.eq(wanted)
+            })
+            .map(|metric| metric.get_counter().get_value() as u64)
+            .sum()
+    }
+}
+
+fn namespace(kind: &str, name: &str, version: u32) -> String {
+    format!(
+        r#"{{"type":"{kind}","object":{{"metadata":{{"name":"{name}","resourceVersion":"{version}"}}}}}}"#
+    )
+}
+
+fn list_ends(version: u32) -> String {
+    format!(
+        r#"{{"type":"BOOKMARK","object":{{"metadata":{{"resourceVersion":"{version}",
+        "annotations":{{"k8s.io/initial-events-end":"true"}}}}}}}}"#
+    )
+    .replace('\n', "")
+}
+
+/// A list of the named, then whatever.
+fn list(names: &[&str], version: u32, more: &[String], then: Then) -> Answer {
+    let mut events: Vec<_> = names
+        .iter()
+        .map(|name| namespace("ADDED", name, version))
+        .collect();
+    events.push(list_ends(version));
+    events.extend_from_slice(more);
+    Answer::events(&events, then)
+}
+
+fn expired() -> String {
+    r#"{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired","message":"too old"}}"#.into()
+}
+
+#[test]
+fn a_streamed_list_is_followed_by_changes() {
+    let changes = [
+        namespace("ADDED", "c", 11),
+        namespace("DELETED", "a", 12),
+        r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"13"}}}"#.to_owned(),
+    ];
+    let watched = watch(move |_| list(&["a", "b"], 10, &changes, Then::Hold));
+    watched.wait_for_names(&["/b", "/c"]);
+    let asked = watched.api.next();
+    assert!(asked.uri.starts_with(
+        "/api/v1/namespaces?watch=true&allowWatchBookmarks=true&sendInitialEvents=true\
+         &resourceVersionMatch=NotOlderThan&timeoutSeconds="
+    ));
+    assert_eq!(
+        asked.header("accept"),
+        Some("application/vnd.kubernetes.protobuf;stream=watch,application/json")
+    );
+    let agent = asked.header("user-agent").unwrap();
+    assert!(
+        agent.starts_with(concat!("Fingerpost/", env!("CARGO_PKG_VERSION"))),
+        "{agent}"
+    );
+    while watched.handle.status()[0].resource_version.as_deref() != Some("13") {
+        std::thread::yield_now();
+    }
+    let status = &watched.handle.status()[0];
+    assert!(status.synced && status.connected && status.silent_for.is_some());
+}
+
+#[test]
+fn an_expired_version_is_listed_again_and_what_it_does_not_name_is_gone() {
+    let watched = watch(|asked| match asked.nth {
+        0 => list(&["a", "b"], 10, &[expired()], Then::Hold),
+        _ => list(&["b", "c"], 20, &[], Then::Hold),
+    });
+    watched.wait_for_names(&["/b", "/c"]);
+    assert!(watched.api.next().is_streamed_list());
+    assert!(watched.api.next().is_streamed_list());
+}
+
+#[test]
+fn an_expired_version_in_the_head_of_a_reply_is_listed_again_too() {
+    let pace = Pace {
+        early_end: Duration::ZERO,
+        ..pace()
+    };
+    let watched = watch_at(pace, &[Namespaces], |asked| match asked.nth {
+        0 => list(&["a"], 10, &[], Then::End),
+        1 => Answer::refusal(410, "gone"),
+        _ => list(&["b"], 20, &[], Then::Hold),
+    });
+    watched.wait_for_names(&["/b"]);
+    assert!(watched.api.next().is_streamed_list());
+    assert!(watched.api.next().uri.contains("resourceVersion=10&"));
+    assert!(watched.api.next().is_streamed_list());
+}
+
+#[test]
+fn endless_expiry_is_slowed_down() {
+    let pace = Pace {
+        delay_min: Duration::from_secs(3600),
+        delay_max: Duration::from_secs(3600),
+        ..Pace::default()
+    };
+    let watched = watch_at(pace, &[Namespaces], |_| {
+        list(&["a"], 10, &[expired()], Then::Hold)
+    });
+    while watched.failures("namespaces", "expired") < 2 {
+        std::thread::yield_now();
+    }
+    // The first was followed up at once; the second waits for its hour.
+    watched.api.next();
+    watched.api.next();
+    assert_eq!(watched.api.rest().len(), 0);
+}
+
+#[test]
+fn a_watch_that_ends_at_once_counts_as_a_failure() {
+    let pace = Pace {
+        delay_min: Duration::from_secs(3600),
+        delay_max: Duration::from_secs(3600),
+        early_end: Duration::from_secs(3600),
+        ..Pace::default()
+    };
+    let watched = watch_at(pace, &[Namespaces], |_| list(&["a"], 10, &[], Then::End));
+    while watched.failures("namespaces", "ended_early") == 0 {
+        std::thread::yield_now();
+    }
+    watched.api.next();
+    assert_eq!(watched.api.rest().len(), 0);
+}
+
+#[test]
+fn a_list_that_ends_in_the_middle_takes_nothing_away() {
+    let watched = watch(|asked| match asked.nth {
+        0 => list(&["a", "b"], 10, &[expired()], Then::Hold),
+        1 => Answer::events(&[namespace("ADDED", "a", 10)], Then::End),
+        _ => Answer::Silence,
+    });
+    for _ in 0..3 {
+        watched.api.next();
+    }
+    watched.wait_for_names(&["/a", "/b"]);
+}
+
+#[test]
+fn a_server_that_never_answers_is_given_up() {
+    let pace = Pace {
+        reply: Duration::from_millis(50),
+        ..pace()
+    };
+    let watched = watch_at(pace, &[Namespaces], |asked| match asked.nth {
+        0 => Answer::Silence,
+        _ => list(&["a"], 10, &[], Then::Hold),
+    });
+    watched.wait_for_names(&["/a"]);
+    assert_eq!(watched.failures("namespaces", "silent"), 1);
+}
+
+#[test]
+fn a_watch_without_bookmarks_is_given_up_and_listed_again() {
+    let pace = Pace {
+        idle: Duration::from_millis(50),
+        ..pace()
+    };
+    let watched = watch_at(pace, &[Namespaces], |asked| match asked.nth {
+        0 => list(&["a"], 10, &[], Then::Hold),
+        _ => list(&["b"], 20, &[], Then::Hold),
+    });
+    watched.wait_for_names(&["/b"]);
+    watched.api.next();
+    assert!(watched.api.next().is_streamed_list());
+}
+
+fn page(names: &[&str], version: u32, next: &str) -> Answer {
+    let items: Vec<_> = names
+        .iter()
+        .map(|name| format!(r#"{{"metadata":{{"name":"{name}"}}}}"#))
+        .collect();
+    Answer::json(
+        200,
+        &format!(
+            r#"{{"metadata":{{"resourceVersion":"{version}","continue":"{next}"}},"items":[{}]}}"#,
+            items.join(",")
+        ),
+    )
+}
+
+#[test]
+fn a_server_without_streamed_lists_is_listed_in_pages() {
+    let watched = watch(|asked| match asked.nth {
+        0 => Answer::refusal(422, "sendInitialEvents is forbidden for watch"),
+        1 => page(&["a"], 30, "to/ken="),
+        2 => page(&["b"], 30, ""),
+        _ => Answer::events(&[namespace("ADDED", "c", 31)], Then::Hold),
+    });
+    watched.wait_for_names(&["/a", "/b", "/c"]);
+    let uris: Vec<_> = (0..4).map(|_| watched.api.next().uri).collect();
+    assert_eq!(uris[1], "/api/v1/namespaces?limit=500");
+    assert_eq!(uris[2], "/api/v1/namespaces?limit=500&continue=to%2Fken%3D");
+    assert!(uris[3].contains("watch=true&allowWatchBookmarks=true&resourceVersion=30&"));
+}
+
+#[test]
+fn a_server_that_does_not_know_streamed_lists_and_says_nothing_is_listed_in_pages() {
+    let pace = Pace {
+        list_idle: Duration::from_millis(50),
+        ..pace()
+    };
+    let watched = watch_at(pace, &[Namespaces], |asked| match asked.nth {
+        // The parameters are unknown to it: it sends what there is and goes on to watch.
+        0 => Answer::events(&[namespace("ADDED", "a", 10)], Then::Hold),
+        1 => page(&["a", "b"], 30, ""),
+        _ => Answer::events(&[], Then::Hold),
+    });
+    watched.wait_for_names(&["/a", "/b"]);
+}
+
+#[test]
+fn a_page_token_that_expires_leads_to_one_large_page() {
+    let watched = watch(|asked| match asked.nth {
+        0 => Answer::refusal(400, "no"),
+        1 => page(&["a"], 30, "token"),
+        2 => Answer::refusal(410, "the token has expired"),
+        3 => page(&["b", "c"], 40, ""),
+        _ => Answer::events(&[], Then::Hold),
+    });
+    watched.wait_for_names(&["/b", "/c"]);
+    let uris: Vec<_> = (0..4).map(|_| watched.api.next().uri).collect();
+    assert_eq!(uris[3], "/api/v1/namespaces?limit=0");
+}
+
+#[test]
+fn a_missing_right_stops_one_resource_until_it_is_granted() {
+    let granted = Arc::new(AtomicBool::new(false));
+    let role = granted.clone();
+    let watched = watch_at(pace(), &[Namespaces, Services], move |asked| {
+        if asked.uri.contains("/namespaces?") && !role.load(Ordering::SeqCst) {
+            return Answer::refusal(403, "namespaces is forbidden");
+        }
+        let kind = if asked.uri.contains("/services?") {
+            "service"
+        } else {
+            "namespace"
+        };
+        list(&[kind], 10, &[], Then::Hold)
+    });
+    watched
+        .sink
+        .wait("services", |heard| heard.lists_of(Services) == 1);
+    while watched.failures("namespaces", "forbidden") < 3 {
+        std::thread::yield_now();
+    }
+    assert_eq!(watched.sink.look(|heard| heard.lists_of(Namespaces)), 0);
+    granted.store(true, Ordering::SeqCst);
+    watched.wait_for_names(&["/namespace"]);
+}
+
+#[test]
+fn a_server_without_protobuf_is_asked_for_json() {
+    let watched = watch(|asked| match asked.header("accept") {
+        Some("application/json") => list(&["a"], 10, &[], Then::Hold),
+        _ => Answer::refusal(406, "only application/json"),
+    });
+    watched.wait_for_names(&["/a"]);
+}
+
+#[test]
+fn protobuf_that_cannot_be_read_leads_to_json() {
+    let watched = watch(|asked| match asked.header("accept") {
+        Some("application/json") => list(&["a"], 10, &[], Then::Hold),
+        _ => Answer::Reply(
+            200,
+            "application/vnd.kubernetes.protobuf;stream=watch",
+            "",
+            vec![b"\xff\xff\xff\xffnot a frame".to_vec()],
+            Then::Hold,
+        ),
+    });
+    watched.wait_for_names(&["/a"]);
+    assert_eq!(watched.failures("namespaces", "garbled"), 1);
+}
+
+#[test]
+fn an_object_that_cannot_be_read_hurts_no_other() {
+    let bad = r#"{"type":"ADDED","object":{"metadata":{"name":7}}}"#.to_owned();
+    let more = [bad, namespace("ADDED", "b", 11)];
+    let watched = watch(move |_| list(&["a"], 10, &more, Then::Hold));
+    watched.wait_for_names(&["/a", "/b"]);
+}
+
+#[test]
+fn a_reply_of_some_proxy_is_a_failure_and_no_list() {
+    let watched = watch(|asked| match asked.nth {
+        0 => Answer::Reply(200, "text/html", "", vec![b"<html>\n".to_vec()], Then::End),
+        1 => Answer::Reply(
+            302,
+            "text/html",
+            "Location: /elsewhere\r\n",
+            vec![],
+            Then::End,
+        ),
+        _ => list(&["a"], 10, &[], Then::Hold),
+    });
+    watched.wait_for_names(&["/a"]);
+    assert_eq!(watched.sink.look(|heard| heard.lists_of(Namespaces)), 1);
+}
+
+#[test]
+fn after_a_cut_the_watch_goes_on_where_it_was() {
+    let watched = watch(|asked| match asked.nth {
+        0 => list(&["a"], 10, &[namespace("ADDED", "b", 11)], Then::Cut),
+        1 => Answer::json(200, r#"{"items":[]}"#),
+        _ => Answer::events(&[namespace("ADDED", "c", 12)], Then::Hold),
+    });
+    watched.wait_for_names(&["/a", "/b", "/c"]);
+    watched.api.next();
+    assert_eq!(
+        watched.api.next().uri,
+        "/api/v1/namespaces?limit=1&resourceVersionMatch=NotOlderThan&resourceVersion=11"
+    );
+    assert!(watched.api.next().uri.contains("&resourceVersion=11&"));
+}
+
+#[test]
+fn a_server_whose_data_went_back_in_time_is_listed_again() {
+    let watched = watch(|asked| match asked.nth {
+        0 => list(&["a", "new"], 900, &[], Then::Cut),
+        1 => Answer::json(
+            504,
+            r#"{"kind":"Status","code":504,"reason":"Timeout","message":"Too large resource version: 900, current: 500",
+            "details":{"causes":[{"reason":"ResourceVersionTooLarge"}]}}"#,
+        ),
+        _ => list(&["a", "old"], 500, &[], Then::Hold),
+    });
+    watched.wait_for_names(&["/a", "/old"]);
+}
+
+#[test]
+fn a_renewed_token_is_used_for_the_next_request_and_a_missing_file_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "first\n").unwrap();
+    let file = token.clone();
+    let api = FakeApi::start(move |asked| {
+        match asked.nth {
+            0 => std::fs::write(&file, "second").unwrap(),
+            1 => std::fs::remove_file(&file).unwrap(),
+            _ => {}
+        }
+        Answer::refusal(401, "Unauthorized")
+    });
+    let kubeconfig = folder.path().join("config");
+    let text = format!(
+        "current-context: here\ncontexts: [{{name: here, context: {{cluster: here, user: me}}}}]\n\
+         clusters: [{{name: here, cluster: {{server: \"{}\"}}}}]\n\
+         users: [{{name: me, user: {{tokenFile: token}}}}]\n",
+        api.url()
+    );
+    std::fs::write(&kubeconfig, text).unwrap();
+    let source = ApiSource::Kubeconfig {
+        path: kubeconfig,
+        context: None,
+    };
+    let connection = Connection::of(&source, &Surroundings::default()).unwrap();
+    let watched = watch_over(connection, pace(), &[Namespaces], api);
+    let sent: Vec<_> = (0..3)
+        .map(|_| {
+            watched
+                .api
+                .next()
+                .header("authorization")
+                .unwrap_or_default()
+                .to_owned()
+        })
+        .collect();
+    assert_eq!(sent, ["Bearer first", "Bearer second", "Bearer second"]);
+}
+
+#[test]
+fn dropping_the_handle_ends_the_watch() {
+    let Watched {
+        api,
+        sink,
+        handle,
+        process,
+        _runtime,
+    } = watch(|_| list(&["a"], 10, &[], Then::Hold));
+    sink.wait("the list", |heard| heard.lists_of(Namespaces) == 1);
+    api.next();
+    drop(handle);
+    // The task holds the sink; nobody else does after this.
+    let held = Arc::downgrade(&sink);
+    drop(sink);
+    while held.strong_count() > 0 {
+        std::thread::yield_now();
+    }
+    drop(process);
+}
