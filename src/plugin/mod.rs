@@ -47,6 +47,9 @@ pub mod any;
 /// Answers from a hosts file.
 pub mod hosts;
 
+/// Asks other servers.
+pub mod forward;
+
 /// Tells clients their own address, port and protocol.
 pub mod whoami;
 
@@ -80,6 +83,7 @@ pub static PLUGINS: &[&Spec] = &[
     &errors::SPEC,
     &any::SPEC,
     &hosts::SPEC,
+    &forward::SPEC,
     &whoami::SPEC,
 ];
 

@@ -1,0 +1,425 @@
+//! `forward FROM TO... { ... }`: every option, with its check.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::corefile::args::{Args, FromWord, GoDuration, read_as, unknown_option};
+use crate::corefile::diagnostic::Diagnostic;
+use crate::corefile::key::parse_zone;
+use crate::corefile::tree::{Directive, Word};
+use crate::plugin::forward::SPEC;
+use crate::plugin::forward::policy::Policy;
+use crate::plugin::forward::target::{self, Reading, Target};
+use crate::plugin::{Config, Context};
+use crate::wire::code::Rcode;
+use crate::wire::name::Name;
+
+/// TO words of one directive, as CoreDNS limits them.
+const TARGETS_MAX: usize = 15;
+
+/// One directive.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Stanza {
+    /// What is forwarded.
+    pub(super) from: Name,
+    /// What is not, though it lies below `from`.
+    pub(super) except: Vec<Name>,
+    pub(super) targets: Vec<Target>,
+    pub(super) policy: Policy,
+    pub(super) transport: Transport,
+    /// Failed probes after which an upstream is down; 0 means never.
+    pub(super) max_fails: u32,
+    /// Queries at a time; 0 means any number.
+    pub(super) max_concurrent: u64,
+    /// Attempts for one query; 0 means as many as fit into its time, none means two an upstream.
+    pub(super) max_connect_attempts: Option<u32>,
+    /// Replies with these rcodes are passed over for the next directive's.
+    pub(super) next: Vec<Rcode>,
+    pub(super) next_on_nodata: bool,
+    /// Replies with these rcodes are passed over for the next upstream's.
+    pub(super) failover: Vec<Rcode>,
+    pub(super) failfast: bool,
+}
+
+/// How an upstream is talked to. Two directives share the sockets and the health of an upstream if this is equal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Transport {
+    pub(super) force_tcp: bool,
+    pub(super) prefer_udp: bool,
+    /// How long a socket may be idle.
+    pub(super) expire: Duration,
+    /// How old a socket may become; zero means any age.
+    pub(super) max_age: Duration,
+    /// Idle sockets kept; 0 means our own bound.
+    pub(super) max_idle_conns: usize,
+    pub(super) read_timeout: Duration,
+    pub(super) source: Option<IpAddr>,
+    pub(super) health: Health,
+}
+
+/// How an upstream that failed is probed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Health {
+    pub(super) interval: Duration,
+    pub(super) recursion_desired: bool,
+    pub(super) domain: Name,
+}
+
+impl Stanza {
+    fn new(from: Name) -> Self {
+        Self {
+            from,
+            except: Vec::new(),
+            targets: Vec::new(),
+            policy: Policy::Random,
+            transport: Transport {
+                force_tcp: false,
+                prefer_udp: false,
+                expire: Duration::from_secs(10),
+                max_age: Duration::ZERO,
+                max_idle_conns: 0,
+                read_timeout: Duration::from_secs(2),
+                source: None,
+                health: Health {
+                    interval: Duration::from_millis(500),
+                    recursion_desired: true,
+                    domain: Name::root(),
+                },
+            },
+            max_fails: 2,
+            max_concurrent: 0,
+            max_connect_attempts: None,
+            next: Vec::new(),
+            next_on_nodata: false,
+            failover: Vec::new(),
+            failfast: false,
+        }
+    }
+}
+
+/// Every directive of the block, in the order they stand.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct ForwardConfig {
+    pub(super) stanzas: Vec<Stanza>,
+}
+
+pub(super) fn parse(context: &mut Context<'_>) -> Option<Box<dyn Config>> {
+    let directives = context.directives;
+    let stanzas: Vec<Stanza> = directives
+        .iter()
+        .filter_map(|directive| Reader::new(context, directive)?.read())
+        .collect();
+    let whole = stanzas.len() == directives.len();
+    whole.then(|| Box::new(ForwardConfig { stanzas }) as Box<dyn Config>)
+}
+
+/// Reads one directive; a fault does not stop it from looking for more.
+struct Reader<'r, 'c> {
+    context: &'r mut Context<'c>,
+    directive: &'c Directive,
+    stanza: Stanza,
+    to: &'c [Word],
+    /// The option that names one certificate for all upstreams.
+    server_name: Option<&'c str>,
+    whole: bool,
+}
+
+impl<'r, 'c> Reader<'r, 'c> {
+    fn new(context: &'r mut Context<'c>, directive: &'c Directive) -> Option<Self> {
+        const FROM: &str = "a zone such as `.` and at least one upstream such as 192.0.2.1:53";
+        let mut args = Args::of(directive);
+        let word = context.faults.note(args.take(FROM))?;
+        let zones = context.faults.note(parse_zone(word))?;
+        if zones.len() > 1 {
+            context.faults.push(Diagnostic::warning(
+                word.span,
+                format!(
+                    "`{}` stands for several zones; only `{}` is forwarded",
+                    word.text, zones[0]
+                ),
+                "expected a prefix length that is a multiple of 8 (IPv4) or 4 (IPv6)",
+            ));
+        }
+        Some(Self {
+            stanza: Stanza::new(zones.into_iter().next()?),
+            context,
+            directive,
+            to: args.rest(),
+            server_name: None,
+            whole: true,
+        })
+    }
+
+    fn read(mut self) -> Option<Stanza> {
+        for option in self.directive.options() {
+            let result = self.option(option);
+            self.note(result);
+        }
+        let result = self.ages();
+        self.note(result);
+        if self.to.is_empty() {
+            let missing = Diagnostic::error(
+                self.directive.span(),
+                "`forward` needs an upstream address such as 192.0.2.1:53",
+                "expected an upstream address after this",
+            );
+            self.note(Err(missing));
+        }
+        if let Some(word) = self.to.get(TARGETS_MAX) {
+            let message = format!("more than {TARGETS_MAX} upstreams: {}", self.to.len());
+            self.note(Err(Diagnostic::error(word.span, message, "one too many")));
+        }
+        for word in self.to {
+            let result = self.target(word);
+            self.note(result);
+        }
+        self.whole.then_some(self.stanza)
+    }
+
+    fn note(&mut self, result: Result<(), Diagnostic>) {
+        self.whole &= self.context.faults.note(result).is_some();
+    }
+
+    fn not_built(&mut self, word: &Word, what: &str) {
+        let diagnostic = Diagnostic::not_built(word.span, what);
+        self.context.faults.push(diagnostic);
+    }
+
+    fn target(&mut self, word: &'c Word) -> Result<(), Diagnostic> {
+        match target::read(word)? {
+            Reading::Target(target) => self.stanza.targets.push(target),
+            Reading::Tls(Some(name)) if self.server_name.is_some() => {
+                return Err(Diagnostic::error(
+                    word.span,
+                    format!("`{name}` is a second name for one upstream"),
+                    "`tls_servername` names all upstreams already",
+                ));
+            }
+            Reading::Tls(_) => self.not_built(word, "an upstream over TLS"),
+            Reading::Https => self.not_built(word, "an upstream over HTTPS"),
+            Reading::HostName => self.not_built(word, "an upstream given by name"),
+        }
+        Ok(())
+    }
+
+    fn ages(&self) -> Result<(), Diagnostic> {
+        let transport = &self.stanza.transport;
+        if transport.max_age.is_zero() || transport.max_age >= transport.expire {
+            return Ok(());
+        }
+        let option = self
+            .directive
+            .options()
+            .iter()
+            .rfind(|option| option.name.text == "max_age");
+        Err(Diagnostic::error(
+            option.unwrap_or(self.directive).span(),
+            "`max_age` is less than `expire`",
+            "a socket would be too old before it could be idle too long",
+        ))
+    }
+
+    fn option(&mut self, option: &'c Directive) -> Result<(), Diagnostic> {
+        let stanza = &mut self.stanza;
+        let transport = &mut stanza.transport;
+        match option.name.text.as_str() {
+            "except" => stanza.except.extend(zones(option)?),
+            "force_tcp" => transport.force_tcp = flag(option)?,
+            "prefer_udp" => transport.prefer_udp = flag(option)?,
+            "expire" => transport.expire = duration(option)?,
+            "max_age" => transport.max_age = duration(option)?,
+            "max_idle_conns" => transport.max_idle_conns = count(option)?,
+            "read_timeout" => transport.read_timeout = positive_duration(option)?,
+            "source_address" => transport.source = Some(one(option, "an IP address")?),
+            "health_check" => transport.health = health_check(option, &transport.health)?,
+            "max_fails" => stanza.max_fails = one(option, NUMBER)?,
+            "max_connect_attempts" => stanza.max_connect_attempts = Some(one(option, NUMBER)?),
+            "max_concurrent" => stanza.max_concurrent = count(option)? as u64,
+            "policy" => stanza.policy = one(option, Policy::EXPECTED)?,
+            "next" => stanza.next.extend(rcodes(option)?),
+            "next_on_nodata" => stanza.next_on_nodata = flag(option)?,
+            "failover" => stanza.failover.extend(failover(option)?),
+            "failfast_all_unhealthy_upstreams" => stanza.failfast = flag(option)?,
+            "tls" | "tls_servername" | "doh_method" | "resolver" => return self.later(option),
+            _ => return Err(unknown_option("forward", option, SPEC.option_names())),
+        }
+        Ok(())
+    }
+
+    /// Options that are checked in full and not built yet.
+    fn later(&mut self, option: &'c Directive) -> Result<(), Diagnostic> {
+        let name = option.name.text.as_str();
+        match name {
+            "tls" => {
+                if let Some(word) = option.args.get(3) {
+                    return Err(Diagnostic::error(
+                        word.span,
+                        "`tls` takes at most a certificate, a key and a CA",
+                        "expected the end of the line",
+                    ));
+                }
+            }
+            "tls_servername" => {
+                let mut args = Args::of(option);
+                self.server_name = Some(&args.take("a name such as dns.example.org")?.text);
+                args.finish()?;
+            }
+            "doh_method" => {
+                let mut args = Args::of(option);
+                let word = args.take("`POST` or `GET`")?;
+                args.finish()?;
+                if word.text != "POST" && word.text != "GET" {
+                    let message = format!("`{}` is not a method for queries", word.text);
+                    return Err(Diagnostic::error(
+                        word.span,
+                        message,
+                        "expected POST or GET",
+                    ));
+                }
+            }
+            _ => {
+                Args::of(option).take("an IP address, with or without a port")?;
+                for word in &option.args {
+                    resolver(word)?;
+                }
+            }
+        }
+        self.not_built(&option.name, &format!("`forward` option `{name}`"));
+        Ok(())
+    }
+}
+
+const NUMBER: &str = "a number from 0 to 4294967295";
+const DURATION: &str = "a duration such as 10s";
+
+fn flag(option: &Directive) -> Result<bool, Diagnostic> {
+    Args::of(option).finish()?;
+    Ok(true)
+}
+
+fn one<T: FromWord>(option: &Directive, expected: &str) -> Result<T, Diagnostic> {
+    let mut args = Args::of(option);
+    let value = args.take_as(expected)?;
+    args.finish()?;
+    Ok(value)
+}
+
+fn count(option: &Directive) -> Result<usize, Diagnostic> {
+    const EXPECTED: &str = "a number, 0 or more";
+    let number: i64 = one(option, EXPECTED)?;
+    usize::try_from(number).map_err(|_| wrong(option, EXPECTED))
+}
+
+fn duration(option: &Directive) -> Result<Duration, Diagnostic> {
+    let duration: GoDuration = one(option, DURATION)?;
+    duration
+        .to_duration()
+        .ok_or_else(|| wrong(option, "a duration of 0 or more"))
+}
+
+fn positive_duration(option: &Directive) -> Result<Duration, Diagnostic> {
+    let duration = duration(option)?;
+    if duration.is_zero() {
+        return Err(wrong(option, "a duration above 0"));
+    }
+    Ok(duration)
+}
+
+/// The fault of an option whose one word is out of range.
+fn wrong(option: &Directive, expected: &str) -> Diagnostic {
+    let word = option.args.first().unwrap_or(&option.name);
+    Diagnostic::error(
+        word.span,
+        format!("`{}` is not {expected}", word.text),
+        format!("expected {expected}"),
+    )
+}
+
+fn zones(option: &Directive) -> Result<Vec<Name>, Diagnostic> {
+    let mut args = Args::of(option);
+    args.take("one or more zones")?;
+    let mut zones = Vec::new();
+    for word in &option.args {
+        zones.extend(parse_zone(word)?);
+    }
+    Ok(zones)
+}
+
+fn health_check(option: &Directive, before: &Health) -> Result<Health, Diagnostic> {
+    let mut args = Args::of(option);
+    let interval: GoDuration = args.take_as(DURATION)?;
+    let interval = interval
+        .to_duration()
+        .ok_or_else(|| wrong(option, "a duration of 0 or more"))?;
+    let mut health = Health {
+        interval,
+        domain: Name::root(),
+        ..before.clone()
+    };
+    while args.peek().is_some() {
+        let word = args.take("an option of `health_check`")?;
+        match word.text.as_str() {
+            "no_rec" => health.recursion_desired = false,
+            "domain" => {
+                let name = args.take("a name such as example.org")?;
+                health.domain = Name::from_text(&name.text)
+                    .map_err(|error| {
+                        let message = format!("`{}` is not a name", name.text);
+                        Diagnostic::error(name.span, message, error.to_string())
+                    })?
+                    .to_lower();
+            }
+            _ => {
+                return Err(Diagnostic::error(
+                    word.span,
+                    format!("`health_check` has no option `{}`", word.text),
+                    "expected `no_rec` or `domain NAME`",
+                ));
+            }
+        }
+    }
+    Ok(health)
+}
+
+fn rcodes(option: &Directive) -> Result<Vec<Rcode>, Diagnostic> {
+    const EXPECTED: &str = "one or more rcodes such as NXDOMAIN";
+    Args::of(option).take(EXPECTED)?;
+    option.args.iter().map(rcode).collect()
+}
+
+fn rcode(word: &Word) -> Result<Rcode, Diagnostic> {
+    let known = match word.text.to_ascii_uppercase().as_str() {
+        // Two names that CoreDNS knows beside the registry's.
+        "NOTIMPL" => Some(Rcode::NOTIMP),
+        "BADSIG" => Some(Rcode::BADVERS),
+        text => Rcode::from_mnemonic(text).filter(|rcode| rcode.mnemonic() == Some(text)),
+    };
+    known.ok_or_else(|| {
+        Diagnostic::error(
+            word.span,
+            format!("`{}` is not an rcode", word.text),
+            "expected an rcode such as NXDOMAIN",
+        )
+    })
+}
+
+fn failover(option: &Directive) -> Result<Vec<Rcode>, Diagnostic> {
+    let rcodes = rcodes(option)?;
+    match rcodes.iter().position(|&rcode| rcode == Rcode::NOERROR) {
+        None => Ok(rcodes),
+        Some(place) => Err(Diagnostic::error(
+            option.args[place].span,
+            "`NOERROR` is no reason to ask the next upstream",
+            "expected the rcode of a failure",
+        )),
+    }
+}
+
+fn resolver(word: &Word) -> Result<(), Diagnostic> {
+    let text = word.text.as_str();
+    let is_address = text.parse::<IpAddr>().is_ok() || text.parse::<std::net::SocketAddr>().is_ok();
+    if is_address {
+        return Ok(());
+    }
+    read_as::<IpAddr>(word, "an IP address, with or without a port").map(|_| ())
+}

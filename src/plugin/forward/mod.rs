@@ -1,0 +1,208 @@
+//! `forward`: asks other servers.
+//!
+//! ```text
+//! query -> FROM, except -> max_concurrent -> identical question out? -> wait for its reply
+//!                                                  | no
+//!                       policy -> upstream -> socket -> ... -> reply: ID, question, records checked
+//!                          ^                                      |
+//!                          '-- time-out, error, `failover` -------+--> passed on without its OPT
+//! ```
+//!
+//! It is a proxy of octets: a message of our own goes out (`request.rs`), and the reply's records are walked, not
+//! decoded (`reply.rs`). All waiting is done in the query's own future; no task is spawned for it. Sockets outlive
+//! queries (`udp.rs`, `tcp.rs`), and upstreams outlive reloads that leave their options alone: they are shared through
+//! the process by all that configures them.
+//!
+//! Each directive of a block is one link of the chain, in the order they stand.
+
+mod config;
+mod flight;
+mod group;
+mod metrics;
+mod options;
+mod policy;
+mod probe;
+mod random;
+mod reply;
+mod request;
+mod target;
+mod tcp;
+mod trouble;
+mod udp;
+mod upstream;
+
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::chain::exchange::{Exchange, Protocol};
+use crate::chain::plugin::{Plugin, Step};
+use crate::plugin::forward::config::{ForwardConfig, Stanza};
+use crate::plugin::forward::group::{Group, Member};
+use crate::plugin::forward::metrics::ForwardMetrics;
+use crate::plugin::forward::policy::UPSTREAMS_MAX;
+use crate::plugin::forward::request::Request;
+use crate::plugin::forward::upstream::Upstream;
+use crate::plugin::{BuildError, Config, Spec};
+use crate::server::assembly::Assembly;
+use crate::wire::code::{Rcode, RecordType};
+use crate::wire::name::{Name, NameRef};
+
+/// What is known about `forward`.
+pub static SPEC: Spec = Spec {
+    name: "forward",
+    summary: "asks other servers",
+    options: options::OPTIONS,
+    parse: config::parse,
+};
+
+impl Config for ForwardConfig {
+    fn build(&self, assembly: &mut Assembly<'_>) -> Result<Vec<Arc<dyn Plugin>>, BuildError> {
+        random::check()?;
+        let mut links: Vec<Arc<dyn Plugin>> = Vec::new();
+        for (place, stanza) in self.stanzas.iter().enumerate() {
+            let has_next = place + 1 < self.stanzas.len();
+            let group = group(stanza, has_next, assembly)?;
+            for member in group.members() {
+                let member = Arc::clone(member);
+                assembly.generation.upstreams.add(member);
+            }
+            links.push(Arc::new(Forward {
+                from: stanza.from.clone(),
+                except: stanza.except.clone(),
+                limit: stanza.max_concurrent,
+                running: Arc::default(),
+                group,
+                metrics: assembly.process.metrics.families(),
+            }));
+        }
+        Ok(links)
+    }
+}
+
+/// The directive's upstreams: those of the generation before, if nothing about them has changed.
+fn group(
+    stanza: &Stanza,
+    has_next: bool,
+    assembly: &Assembly<'_>,
+) -> Result<Arc<Group>, BuildError> {
+    let process = assembly.process;
+    let metrics: Arc<ForwardMetrics> = process.metrics.families();
+    let addresses = target::resolve(&stanza.targets)?;
+    if addresses.is_empty() {
+        return Err(BuildError("no valid upstream addresses found".into()));
+    }
+    if addresses.len() > UPSTREAMS_MAX {
+        let count = addresses.len();
+        let text = format!("more than {UPSTREAMS_MAX} upstream addresses: {count}");
+        return Err(BuildError(text));
+    }
+    // Which upstreams lead back to us depends on the zones that are forwarded to them, so the block is in the key.
+    let (server, origins) = (assembly.server, assembly.origins());
+    let key = format!("{server} {origins:?} {has_next} {addresses:?} {stanza:?}");
+    let mut members = Vec::new();
+    for (address, file) in addresses {
+        let transport = stanza.transport.clone();
+        let key = format!("{address} {transport:?}");
+        let made = process.shared.get_or_try(&key, || {
+            let (metrics, runtime) = (Arc::clone(&metrics), process.runtime.clone());
+            Ok::<_, Infallible>(Arc::new(Upstream::new(
+                address, transport, metrics, runtime,
+            )))
+        });
+        let Ok(upstream) = made;
+        members.push(Arc::new(Member::new(upstream, file)));
+    }
+    let made = process.shared.get_or_try(&key, || {
+        let group = Group::new(stanza.clone(), has_next, members, metrics);
+        Ok::<_, Infallible>(Arc::new(group))
+    });
+    let Ok(group) = made;
+    Ok(group)
+}
+
+/// One directive at work.
+struct Forward {
+    from: Name,
+    except: Vec<Name>,
+    limit: u64,
+    /// Queries under way, counted if there is a limit.
+    running: Arc<AtomicU64>,
+    group: Arc<Group>,
+    metrics: Arc<ForwardMetrics>,
+}
+
+impl Plugin for Forward {
+    fn name(&self) -> &'static str {
+        SPEC.name
+    }
+
+    fn query(&self, exchange: &mut Exchange<'_>) -> Step {
+        if !self.concerns(exchange.qname()) {
+            return Step::Next;
+        }
+        if matches!(exchange.qtype(), RecordType::AXFR | RecordType::IXFR) {
+            // A transfer is many messages; the first alone would pass for all of it.
+            exchange.fail(Rcode::REFUSED, "zone transfers are not forwarded");
+            return Step::Answered;
+        }
+        let Ok(running) = Running::enter(self) else {
+            self.metrics.rejected.inc();
+            let text = format!("concurrent queries exceeded maximum {}", self.limit);
+            exchange.fail(Rcode::REFUSED, text);
+            return Step::Answered;
+        };
+        let over_tcp = exchange.arrival().protocol == Protocol::Tcp;
+        let request = Request::forwarded(exchange.query, over_tcp, exchange.state.is_whole());
+        let reply = Arc::clone(&self.group).ask(request);
+        Step::Defer(Box::pin(async move {
+            let _running = running;
+            reply.await
+        }))
+    }
+}
+
+impl Forward {
+    /// Whether a name in lower case is forwarded here. `except` never excepts FROM itself, as in CoreDNS.
+    fn concerns(&self, qname: NameRef<'_>) -> bool {
+        let from = self.from.as_ref();
+        qname.is_at_or_below(from)
+            && (qname.len() == from.len()
+                || !self
+                    .except
+                    .iter()
+                    .any(|zone| qname.is_at_or_below(zone.as_ref())))
+    }
+}
+
+/// A query under way, where their number has a limit.
+struct Running(Option<Arc<AtomicU64>>);
+
+/// There are as many as there may be.
+struct Exceeded;
+
+impl Running {
+    fn enter(forward: &Forward) -> Result<Self, Exceeded> {
+        if forward.limit == 0 {
+            return Ok(Self(None));
+        }
+        let before = forward.running.fetch_add(1, Ordering::Relaxed);
+        let running = Self(Some(Arc::clone(&forward.running)));
+        if before < forward.limit {
+            Ok(running)
+        } else {
+            Err(Exceeded)
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(running) = &self.0 {
+            running.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}

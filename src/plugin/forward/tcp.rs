@@ -1,0 +1,274 @@
+//! Queries over TCP: connections that are kept for the next query, each with one query at a time.
+//!
+//! One at a time, because then a connection in doubt costs one query only, and because replies in order need no
+//! table. An upstream may close a kept connection whenever it likes, mostly just as we write; such a query is sent
+//! again on another one, and that does not count as an attempt.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout_at};
+
+use crate::plugin::forward::config::Transport;
+use crate::plugin::forward::metrics::{Proto, UpstreamMetrics};
+use crate::plugin::forward::random;
+use crate::plugin::forward::reply::Reply;
+use crate::plugin::forward::request::Request;
+use crate::plugin::forward::trouble::Trouble;
+
+/// Connections to one upstream with a query on them.
+const BUSY_MAX: usize = 512;
+
+/// Connections to one upstream that are kept, unless `max_idle_conns` says otherwise, and at most.
+const IDLE_MAX: usize = 64;
+
+/// Bounds of the time a connection may take to open; between them it is twice the average.
+const DIAL_MIN: Duration = Duration::from_secs(1);
+const DIAL_MAX: Duration = Duration::from_secs(5);
+
+/// The connections to one upstream.
+pub(super) struct Streams {
+    to: SocketAddr,
+    source: Option<IpAddr>,
+    expire: Duration,
+    max_age: Duration,
+    read_timeout: Duration,
+    idle_max: usize,
+    idle: Mutex<Kept>,
+    busy: Semaphore,
+    /// Average time to open, in microseconds.
+    dial: AtomicU64,
+    runtime: Handle,
+    metrics: Arc<UpstreamMetrics>,
+}
+
+#[derive(Default)]
+struct Kept {
+    connections: Vec<Connection>,
+    /// A task closes those that were idle for too long.
+    swept: bool,
+}
+
+struct Connection {
+    stream: TcpStream,
+    local: SocketAddr,
+    opened: Instant,
+    used: Instant,
+}
+
+/// How an exchange on one connection ended, if not well.
+enum Broken {
+    /// Closed by the upstream before it said anything.
+    Closed(Trouble),
+    Other(Trouble),
+}
+
+impl Streams {
+    pub(super) fn new(
+        to: SocketAddr,
+        transport: &Transport,
+        runtime: Handle,
+        metrics: Arc<UpstreamMetrics>,
+    ) -> Arc<Self> {
+        let idle_max = match transport.max_idle_conns {
+            0 => IDLE_MAX,
+            count => count.min(IDLE_MAX),
+        };
+        Arc::new(Self {
+            to,
+            source: transport.source,
+            expire: transport.expire,
+            max_age: transport.max_age,
+            read_timeout: transport.read_timeout,
+            idle_max,
+            idle: Mutex::default(),
+            busy: Semaphore::new(BUSY_MAX),
+            dial: AtomicU64::new(2_000_000),
+            runtime,
+            metrics,
+        })
+    }
+
+    /// Sends the query and waits for its reply, until `deadline` at most.
+    pub(super) async fn exchange(
+        self: &Arc<Self>,
+        request: &Request,
+        deadline: Instant,
+    ) -> Result<Reply, Trouble> {
+        let _permit = self
+            .busy
+            .try_acquire()
+            .map_err(|_| Trouble::network(format!("too many connections to {}", self.to)))?;
+        loop {
+            let kept = self.take();
+            let reused = kept.is_some();
+            self.metrics.socket(Proto::Tcp, reused);
+            let mut connection = match kept {
+                Some(connection) => connection,
+                None => self.dial(deadline).await?,
+            };
+            let until = deadline.min(Instant::now() + self.read_timeout);
+            match self.talk(&mut connection, request, until).await {
+                Ok(reply) => {
+                    self.keep(connection);
+                    return Ok(reply);
+                }
+                Err(Broken::Closed(_)) if reused => {}
+                Err(Broken::Closed(trouble) | Broken::Other(trouble)) => return Err(trouble),
+            }
+        }
+    }
+
+    async fn dial(&self, deadline: Instant) -> Result<Connection, Trouble> {
+        let start = Instant::now();
+        let average = self.dial.load(Ordering::Relaxed);
+        let limit = Duration::from_micros(average * 2).clamp(DIAL_MIN, DIAL_MAX);
+        let until = deadline.min(start + limit);
+        let to = self.to;
+        let result = timeout_at(until.into(), connect(to, self.source)).await;
+        // A weight of a quarter for the newest; a lost update matters to nobody.
+        let took = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let average = average - average / 4 + took / 4;
+        self.dial.store(average, Ordering::Relaxed);
+        let trouble = |error| Trouble::io(format_args!("dial tcp {to}: connect"), &error);
+        let stream = match result {
+            Ok(stream) => stream.map_err(trouble)?,
+            Err(_) => return Err(Trouble::late(format!("dial tcp {to}: i/o timeout"))),
+        };
+        let now = Instant::now();
+        Ok(Connection {
+            local: stream.local_addr().map_err(trouble)?,
+            stream,
+            opened: now,
+            used: now,
+        })
+    }
+
+    async fn talk(
+        &self,
+        connection: &mut Connection,
+        request: &Request,
+        until: Instant,
+    ) -> Result<Reply, Broken> {
+        let (local, to) = (connection.local, self.to);
+        let stream = &mut connection.stream;
+        match timeout_at(until.into(), self.exchange_on(stream, request)).await {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(error)) => {
+                let trouble = Trouble::io(format_args!("read tcp {local}->{to}: read"), &error);
+                Err(match error.kind() {
+                    io::ErrorKind::UnexpectedEof
+                    | io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::ConnectionAborted
+                    | io::ErrorKind::BrokenPipe => Broken::Closed(trouble),
+                    _ => Broken::Other(trouble),
+                })
+            }
+            Err(_) => Err(Broken::Other(Trouble::late(format!(
+                "read tcp {local}->{to}: i/o timeout"
+            )))),
+        }
+    }
+
+    async fn exchange_on(&self, stream: &mut TcpStream, request: &Request) -> io::Result<Reply> {
+        let id = random::number();
+        send(stream, &request.message(id)).await?;
+        let asked = request.asked();
+        loop {
+            let message = receive(stream).await?;
+            if message.starts_with(&id.to_be_bytes())
+                && let Some(reply) = Reply::accept(&message, &asked)
+            {
+                return Ok(reply);
+            }
+            self.metrics.ignored(Proto::Tcp);
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_fresh(&self, connection: &Connection) -> bool {
+        connection.used.elapsed() < self.expire
+            && (self.max_age.is_zero() || connection.opened.elapsed() < self.max_age)
+    }
+
+    /// The connection that was used last, so that those too many grow old.
+    fn take(&self) -> Option<Connection> {
+        let mut kept = self.kept();
+        kept.connections
+            .retain(|connection| self.is_fresh(connection));
+        kept.connections.pop()
+    }
+
+    fn keep(self: &Arc<Self>, mut connection: Connection) {
+        connection.used = Instant::now();
+        let mut kept = self.kept();
+        if kept.connections.len() >= self.idle_max || !self.is_fresh(&connection) {
+            return;
+        }
+        kept.connections.push(connection);
+        if !kept.swept {
+            kept.swept = true;
+            let period = self.expire.max(Duration::from_millis(100));
+            self.runtime.spawn(sweep(Arc::downgrade(self), period));
+        }
+    }
+}
+
+/// Closes connections that were idle for too long, as long as there are any.
+async fn sweep(streams: Weak<Streams>, period: Duration) {
+    loop {
+        sleep(period).await;
+        let Some(streams) = streams.upgrade() else {
+            return;
+        };
+        let mut kept = streams.kept();
+        kept.connections
+            .retain(|connection| streams.is_fresh(connection));
+        if kept.connections.is_empty() {
+            kept.swept = false;
+            return;
+        }
+    }
+}
+
+/// Opens a connection.
+pub(super) async fn connect(to: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+    let socket = match to {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    if let Some(source) = source {
+        socket.bind(SocketAddr::new(source, 0))?;
+    }
+    let stream = socket.connect(to).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Writes one message with its length (RFC 1035, section 4.2.2), in one segment (RFC 7766, section 8).
+pub(super) async fn send(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
+    let length = u16::try_from(message.len()).expect("a query has less than 300 octets");
+    let mut framed = Vec::with_capacity(2 + message.len());
+    framed.extend_from_slice(&length.to_be_bytes());
+    framed.extend_from_slice(message);
+    stream.write_all(&framed).await
+}
+
+/// Reads one message.
+pub(super) async fn receive(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut length = [0; 2];
+    stream.read_exact(&mut length).await?;
+    let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut message).await?;
+    Ok(message)
+}

@@ -1,0 +1,432 @@
+//! Queries over UDP: sockets that many queries share, and the match of each reply to its query.
+//!
+//! ```text
+//! query -> lane, drawn at random -> socket (random port, connected) -> upstream
+//!                                      |
+//! query <- oneshot <- waiter by ID <- receiver task <-----------------'
+//! ```
+//!
+//! One task a socket receives for all queries on it, rather than each query for itself: under load one wake-up of the
+//! runtime then delivers many replies, and the number of sockets does not grow with the number of queries.
+//!
+//! What an outsider must guess to forge a reply: the ID (16 bits) and the port (15.7 bits: ports are drawn from 10240
+//! to 65535, the kernel's own range would give 14.8). A socket takes at most [`USES_MAX`] queries and no new one after
+//! [`AGE_MAX`], so a port that was found out is soon worth nothing; even then the query is on one of [`LANES`] ports,
+//! which leaves 21 bits. Identical questions are asked once (`flight.rs`), so guesses do not add up. The socket is
+//! connected, so the kernel drops what another address sends.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, SockRef, Socket as RawSocket, Type};
+use tokio::net::UdpSocket;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{sleep, timeout_at};
+
+use crate::plugin::forward::config::Transport;
+use crate::plugin::forward::metrics::{Proto, UpstreamMetrics};
+use crate::plugin::forward::random;
+use crate::plugin::forward::reply::Reply;
+use crate::plugin::forward::request::{Asked, Request};
+use crate::plugin::forward::trouble::Trouble;
+use crate::wire::u16_at;
+
+/// Sockets to one upstream that take queries at the same time.
+const LANES: usize = 32;
+
+/// Queries that one socket takes before its port is changed.
+const USES_MAX: u32 = 256;
+
+/// How long a socket takes queries before its port is changed.
+const AGE_MAX: Duration = Duration::from_secs(10);
+
+/// Queries that wait for one upstream. With [`USES_MAX`] it bounds the sockets to 32 + 64.
+const OUTSTANDING_MAX: usize = 16_384;
+
+/// The first port that is drawn. Below lie the ports of most services that may start after us.
+const PORT_MIN: u16 = 10_240;
+
+/// Datagrams taken before other tasks have their turn.
+const BATCH: usize = 64;
+
+/// The sockets to one upstream.
+pub(super) struct Lanes {
+    to: SocketAddr,
+    source: Option<IpAddr>,
+    expire: Duration,
+    age_max: Duration,
+    /// The receiver task owns a socket, so it is closed when that ends.
+    lanes: Box<[Mutex<Weak<Socket>>]>,
+    outstanding: Arc<AtomicUsize>,
+    runtime: Handle,
+    metrics: Arc<UpstreamMetrics>,
+}
+
+struct Socket {
+    udp: UdpSocket,
+    local: SocketAddr,
+    to: SocketAddr,
+    opened: Instant,
+    uses: AtomicU32,
+    waiters: Mutex<Waiters>,
+    /// Takes no new query.
+    retired: AtomicBool,
+    /// Retired, and nobody waits any more.
+    done: Notify,
+    metrics: Arc<UpstreamMetrics>,
+}
+
+struct Waiters {
+    by_id: HashMap<u16, Waiter>,
+    last_used: Instant,
+    /// The receiver has ended.
+    closed: bool,
+}
+
+struct Waiter {
+    asked: Asked,
+    sender: oneshot::Sender<Result<Reply, String>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Lanes {
+    pub(super) fn new(
+        to: SocketAddr,
+        transport: &Transport,
+        runtime: Handle,
+        metrics: Arc<UpstreamMetrics>,
+    ) -> Self {
+        let count = match transport.max_idle_conns {
+            0 => LANES,
+            count => count.min(LANES),
+        };
+        let age_max = match transport.max_age {
+            Duration::ZERO => AGE_MAX,
+            max_age => max_age.min(AGE_MAX),
+        };
+        Self {
+            to,
+            source: transport.source,
+            expire: transport.expire,
+            age_max,
+            lanes: (0..count).map(|_| Mutex::default()).collect(),
+            outstanding: Arc::default(),
+            runtime,
+            metrics,
+        }
+    }
+
+    /// Sends the query and waits for its reply.
+    pub(super) async fn exchange(
+        &self,
+        request: &Request,
+        until: Instant,
+    ) -> Result<Reply, Trouble> {
+        let mut ticket = self.ticket(request)?;
+        ticket.send(request, until).await?;
+        ticket.reply(until).await
+    }
+
+    /// A place on some socket, opened if there is none.
+    fn ticket(&self, request: &Request) -> Result<Ticket, Trouble> {
+        let share = Share::of(&self.outstanding)
+            .ok_or_else(|| Trouble::network(format!("too many queries wait for {}", self.to)))?;
+        let mut lane = lock(&self.lanes[random::below(self.lanes.len())]);
+        if let Some(socket) = lane.upgrade() {
+            let fresh = socket.opened.elapsed() < self.age_max;
+            if fresh && let Some((id, receiver)) = socket.register(request.asked(), self.expire) {
+                self.metrics.socket(Proto::Udp, true);
+                return Ok(Ticket {
+                    socket,
+                    id,
+                    receiver,
+                    _share: share,
+                });
+            }
+            socket.retire();
+        }
+        self.metrics.socket(Proto::Udp, false);
+        let socket = self
+            .open()
+            .map_err(|error| Trouble::io(format_args!("dial udp {}: connect", self.to), &error))?;
+        let (id, receiver) = socket
+            .register(request.asked(), Duration::MAX)
+            .expect("a new socket takes a query");
+        *lane = Arc::downgrade(&socket);
+        let lifetime = self.expire.min(self.age_max);
+        self.runtime.spawn(receive(Arc::clone(&socket), lifetime));
+        Ok(Ticket {
+            socket,
+            id,
+            receiver,
+            _share: share,
+        })
+    }
+
+    fn open(&self) -> io::Result<Arc<Socket>> {
+        let _context = self.runtime.enter();
+        let udp = connect(self.to, self.source)?;
+        Ok(Arc::new(Socket {
+            local: udp.local_addr()?,
+            udp,
+            to: self.to,
+            opened: Instant::now(),
+            uses: AtomicU32::new(0),
+            waiters: Mutex::new(Waiters {
+                by_id: HashMap::new(),
+                last_used: Instant::now(),
+                closed: false,
+            }),
+            retired: AtomicBool::new(false),
+            done: Notify::new(),
+            metrics: Arc::clone(&self.metrics),
+        }))
+    }
+}
+
+/// A socket on a random port that hears only `to`. Must be called within the runtime.
+pub(super) fn connect(to: SocketAddr, source: Option<IpAddr>) -> io::Result<UdpSocket> {
+    let socket = RawSocket::new(Domain::for_address(to), Type::DGRAM, None)?;
+    socket.set_nonblocking(true)?;
+    let source = source.unwrap_or(match to {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    });
+    let range = usize::from(u16::MAX - PORT_MIN) + 1;
+    // Ports in use are drawn again; on a host that is full of them the kernel chooses.
+    let bound = (0..8).any(|_| {
+        let drawn = u16::try_from(random::below(range)).expect("the range is one of ports");
+        let address = SocketAddr::new(source, PORT_MIN + drawn);
+        socket.bind(&address.into()).is_ok()
+    });
+    if !bound {
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
+    socket.connect(&to.into())?;
+    // What came in before the socket was connected may be from anyone.
+    while SockRef::from(&socket)
+        .recv(&mut [std::mem::MaybeUninit::uninit(); 1])
+        .is_ok()
+    {}
+    UdpSocket::from_std(socket.into())
+}
+
+impl Socket {
+    /// A waiter with an ID of its own; none if the socket takes no more.
+    fn register(
+        &self,
+        asked: Asked,
+        idle_max: Duration,
+    ) -> Option<(u16, oneshot::Receiver<Result<Reply, String>>)> {
+        let mut waiters = lock(&self.waiters);
+        if waiters.closed
+            || waiters.last_used.elapsed() >= idle_max
+            || self.retired.load(Ordering::Relaxed)
+            || self.uses.fetch_add(1, Ordering::Relaxed) >= USES_MAX
+        {
+            return None;
+        }
+        let id = loop {
+            // At most USES_MAX of 65,536 are taken.
+            let id = random::number();
+            if !waiters.by_id.contains_key(&id) {
+                break id;
+            }
+        };
+        let (sender, receiver) = oneshot::channel();
+        waiters.by_id.insert(id, Waiter { asked, sender });
+        waiters.last_used = Instant::now();
+        Some((id, receiver))
+    }
+
+    fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+        if lock(&self.waiters).by_id.is_empty() {
+            self.done.notify_one();
+        }
+    }
+
+    /// Takes what has arrived.
+    fn drain(&self) -> io::Result<()> {
+        thread_local! {
+            static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; 65_535]);
+        }
+        BUFFER.with_borrow_mut(|buffer| {
+            for _ in 0..BATCH {
+                match self.udp.try_recv(buffer) {
+                    Ok(length) => self.deliver(&buffer[..length]),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) if is_passing(&error) => self.fail_all(&error),
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Hands a reply to its waiter. What answers nothing is ignored, and the wait goes on.
+    fn deliver(&self, datagram: &[u8]) {
+        let mut waiters = lock(&self.waiters);
+        let reply = u16_at(datagram, 0).and_then(|id| {
+            let waiter = waiters.by_id.get(&id)?;
+            Some((id, Reply::accept(datagram, &waiter.asked)?))
+        });
+        let Some((id, reply)) = reply else {
+            self.metrics.ignored(Proto::Udp);
+            return;
+        };
+        if let Some(waiter) = waiters.by_id.remove(&id) {
+            // If it has gone meanwhile, nobody wants the reply.
+            let _ = waiter.sender.send(Ok(reply));
+        }
+    }
+
+    /// An error of the socket concerns every query on it.
+    fn fail_all(&self, error: &io::Error) {
+        let prefix = format!("read udp {}->{}: read", self.local, self.to);
+        let text = Trouble::io(format_args!("{prefix}"), error).text;
+        for (_, waiter) in lock(&self.waiters).by_id.drain() {
+            let _ = waiter.sender.send(Err(text.clone()));
+        }
+    }
+
+    /// Whether the receiver may end; from then on the socket takes no query.
+    fn close_if_unused(&self, lifetime: Duration) -> bool {
+        let mut waiters = lock(&self.waiters);
+        let over = self.retired.load(Ordering::Relaxed)
+            || waiters.last_used.elapsed() >= lifetime
+            || self.opened.elapsed() >= AGE_MAX;
+        waiters.closed = over && waiters.by_id.is_empty();
+        waiters.closed
+    }
+}
+
+/// ICMP told us that nobody is there now; the socket itself is sound.
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, HostUnreachable, Interrupted, NetworkUnreachable};
+    matches!(
+        error.kind(),
+        ConnectionRefused | HostUnreachable | NetworkUnreachable | Interrupted
+    )
+}
+
+/// Receives for a socket until it is unused.
+async fn receive(socket: Arc<Socket>, lifetime: Duration) {
+    let mut look = pin!(sleep(lifetime));
+    loop {
+        tokio::select! {
+            ready = socket.udp.readable() => {
+                if let Err(error) = ready.and_then(|()| socket.drain()) {
+                    lock(&socket.waiters).closed = true;
+                    socket.fail_all(&error);
+                    return;
+                }
+                if socket.retired.load(Ordering::Relaxed) && socket.close_if_unused(lifetime) {
+                    return;
+                }
+            }
+            () = socket.done.notified() => {
+                if socket.close_if_unused(lifetime) {
+                    return;
+                }
+            }
+            () = look.as_mut() => {
+                if socket.close_if_unused(lifetime) {
+                    return;
+                }
+                // Never below what a busy loop would be.
+                look.set(sleep(lifetime.max(Duration::from_millis(50))));
+            }
+        }
+    }
+}
+
+/// A query's place on a socket; dropped, the place is free.
+struct Ticket {
+    socket: Arc<Socket>,
+    id: u16,
+    receiver: oneshot::Receiver<Result<Reply, String>>,
+    _share: Share,
+}
+
+impl Ticket {
+    async fn send(&self, request: &Request, until: Instant) -> Result<(), Trouble> {
+        let socket = &self.socket;
+        let message = request.message(self.id);
+        let trouble = |error: &io::Error| {
+            let (local, to) = (socket.local, socket.to);
+            Trouble::io(format_args!("write udp {local}->{to}: write"), error)
+        };
+        // The runtime knows a new socket as writable only after a turn of its own; the kernel knows at once.
+        let raw = SockRef::from(&socket.udp);
+        let mut sent = raw.send(&message);
+        if sent.as_ref().is_err_and(is_passing) {
+            // An earlier query's error, kept by the kernel for whoever comes next.
+            sent = raw.send(&message);
+        }
+        match sent {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                match timeout_at(until.into(), socket.udp.send(&message)).await {
+                    Ok(sent) => sent.map(drop).map_err(|error| trouble(&error)),
+                    Err(_) => Err(self.late()),
+                }
+            }
+            sent => sent.map(drop).map_err(|error| trouble(&error)),
+        }
+    }
+
+    async fn reply(&mut self, until: Instant) -> Result<Reply, Trouble> {
+        match timeout_at(until.into(), &mut self.receiver).await {
+            Ok(Ok(reply)) => reply.map_err(Trouble::network),
+            Ok(Err(_)) => Err(Trouble::network(format!(
+                "read udp {}->{}: the socket was closed",
+                self.socket.local, self.socket.to
+            ))),
+            Err(_) => Err(self.late()),
+        }
+    }
+
+    fn late(&self) -> Trouble {
+        Trouble::late(format!(
+            "read udp {}->{}: i/o timeout",
+            self.socket.local, self.socket.to
+        ))
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut waiters = lock(&self.socket.waiters);
+        waiters.by_id.remove(&self.id);
+        if waiters.by_id.is_empty() && self.socket.retired.load(Ordering::Relaxed) {
+            self.socket.done.notify_one();
+        }
+    }
+}
+
+/// One of the queries that may wait for an upstream.
+struct Share(Arc<AtomicUsize>);
+
+impl Share {
+    fn of(taken: &Arc<AtomicUsize>) -> Option<Self> {
+        let share = Self(Arc::clone(taken));
+        let before = taken.fetch_add(1, Ordering::Relaxed);
+        (before < OUTSTANDING_MAX).then_some(share)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

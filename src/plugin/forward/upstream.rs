@@ -1,0 +1,115 @@
+//! One upstream: its sockets, its health.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Instant;
+
+use tokio::runtime::Handle;
+
+use crate::plugin::forward::config::Transport;
+use crate::plugin::forward::metrics::{ForwardMetrics, UpstreamMetrics};
+use crate::plugin::forward::probe;
+use crate::plugin::forward::reply::Reply;
+use crate::plugin::forward::request::Request;
+use crate::plugin::forward::tcp::Streams;
+use crate::plugin::forward::trouble::Trouble;
+use crate::plugin::forward::udp::Lanes;
+
+/// A server that we ask. Blocks and generations that talk to it in the same way share it.
+pub(super) struct Upstream {
+    pub(super) address: SocketAddr,
+    pub(super) transport: Transport,
+    udp: Lanes,
+    tcp: Arc<Streams>,
+    /// Probes that failed in a row. Queries that fail start a probe, but do not count.
+    fails: AtomicU32,
+    probing: AtomicBool,
+    pub(super) metrics: Arc<UpstreamMetrics>,
+    runtime: Handle,
+}
+
+impl Upstream {
+    pub(super) fn new(
+        address: SocketAddr,
+        transport: Transport,
+        metrics: Arc<ForwardMetrics>,
+        runtime: Handle,
+    ) -> Self {
+        let metrics = Arc::new(UpstreamMetrics::new(metrics, address));
+        Self {
+            udp: Lanes::new(address, &transport, runtime.clone(), Arc::clone(&metrics)),
+            tcp: Streams::new(address, &transport, runtime.clone(), Arc::clone(&metrics)),
+            address,
+            transport,
+            fails: AtomicU32::new(0),
+            probing: AtomicBool::new(false),
+            metrics,
+            runtime,
+        }
+    }
+
+    /// Asks once, over the transport that the options and the client choose.
+    pub(super) async fn exchange(
+        &self,
+        request: &Request,
+        deadline: Instant,
+    ) -> Result<Reply, Trouble> {
+        let transport = &self.transport;
+        if transport.force_tcp || request.over_tcp && !transport.prefer_udp {
+            return self.over_tcp(request, deadline).await;
+        }
+        let reply = self.over_udp(request, deadline).await?;
+        if !reply.truncated || !(transport.prefer_udp || request.whole) {
+            return Ok(reply);
+        }
+        match self.over_tcp(request, deadline).await {
+            // A client over UDP can make something of TC: ask again over TCP, perhaps with more luck.
+            Err(_) if !request.over_tcp && !request.whole => Ok(reply),
+            result => result,
+        }
+    }
+
+    async fn over_udp(&self, request: &Request, deadline: Instant) -> Result<Reply, Trouble> {
+        let start = Instant::now();
+        let until = deadline.min(start + self.transport.read_timeout);
+        let reply = self.udp.exchange(request, until).await?;
+        self.metrics.replied(reply.rcode, start.elapsed());
+        Ok(reply)
+    }
+
+    async fn over_tcp(&self, request: &Request, deadline: Instant) -> Result<Reply, Trouble> {
+        let start = Instant::now();
+        let reply = self.tcp.exchange(request, deadline).await?;
+        self.metrics.replied(reply.rcode, start.elapsed());
+        Ok(reply)
+    }
+
+    /// Whether more probes failed than may; 0 may fail without end.
+    pub(super) fn is_down(&self, fails_max: u32) -> bool {
+        fails_max != 0 && self.fails.load(Ordering::Relaxed) > fails_max
+    }
+
+    /// Starts probing, unless that is under way.
+    pub(super) fn probe(self: &Arc<Self>) {
+        if !self.probing.swap(true, Ordering::AcqRel) {
+            self.runtime.spawn(probe::run(Arc::downgrade(self)));
+        }
+    }
+
+    /// A probe was answered: all is forgotten, probing ends.
+    pub(super) fn recovered(&self) {
+        self.fails.store(0, Ordering::Relaxed);
+        self.probing.store(false, Ordering::Release);
+    }
+
+    /// A probe was not answered.
+    pub(super) fn failed(&self) {
+        self.metrics.health_failed();
+        let _ = self
+            .fails
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |fails| {
+                fails.checked_add(1)
+            });
+    }
+}
