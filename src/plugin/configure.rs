@@ -18,8 +18,8 @@ pub struct BlockConfig {
     pub plugins: Vec<(&'static Spec, Box<dyn Config>)>,
 }
 
-/// CoreDNS' own plugins (its 1.14.7 order), so that a word can be told from a typing error.
-const COREDNS_PLUGINS: &[&str] = &[
+/// CoreDNS' own plugins in its 1.14.7 order, so that a word can be told from a typing error.
+pub const COREDNS_PLUGINS: &[&str] = &[
     "root",
     "metadata",
     "geoip",

@@ -1,0 +1,175 @@
+//! The registry of plugins, held to its word: names, order, manuals, examples.
+
+use std::path::{Path, PathBuf};
+
+use fingerpost::corefile::diagnostic::Severity;
+use fingerpost::corefile::parser;
+use fingerpost::corefile::render::{Color, render};
+use fingerpost::plugin::configure::{COREDNS_PLUGINS, configure};
+use fingerpost::plugin::{PLUGINS, Spec};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The folder of a plugin: its name, unless that is a word of the language.
+fn folder(spec: &Spec) -> PathBuf {
+    let name = match spec.name {
+        "loop" => "loop_guard",
+        name => name,
+    };
+    root().join("src/plugin").join(name)
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn manual(spec: &Spec) -> String {
+    read(&folder(spec).join("README.md"))
+}
+
+#[test]
+fn plugins_stand_in_the_order_of_coredns_each_once() {
+    let places: Vec<usize> = PLUGINS
+        .iter()
+        .map(|spec| {
+            COREDNS_PLUGINS
+                .iter()
+                .position(|name| *name == spec.name)
+                .unwrap_or_else(|| panic!("CoreDNS has no plugin `{}`", spec.name))
+        })
+        .collect();
+    assert!(!places.is_empty());
+    assert!(places.is_sorted_by(|a, b| a < b), "{places:?}");
+}
+
+#[test]
+fn every_folder_of_a_plugin_is_registered() {
+    let registered: Vec<PathBuf> = PLUGINS.iter().map(|spec| folder(spec)).collect();
+    for entry in
+        std::fs::read_dir(root().join("src/plugin")).expect("the folder is part of the package")
+    {
+        let path = entry.expect("it can be listed").path();
+        if path.join("README.md").exists() {
+            assert!(
+                registered.contains(&path),
+                "{} is not in PLUGINS",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn every_plugin_says_what_it_does_in_one_line() {
+    for spec in PLUGINS {
+        assert!(!spec.summary.is_empty(), "`{}`", spec.name);
+        assert!(!spec.summary.contains('\n'), "`{}`", spec.name);
+        assert!(!spec.summary.ends_with('.'), "`{}`", spec.name);
+        assert!(
+            manual(spec).starts_with(&format!("# {}\n", spec.name)),
+            "`{}`",
+            spec.name
+        );
+    }
+}
+
+#[test]
+fn every_option_is_in_its_plugins_manual_and_explained() {
+    for spec in PLUGINS {
+        let manual = manual(spec);
+        let mut seen = Vec::new();
+        for option in spec.options {
+            assert!(
+                !seen.contains(&option.name),
+                "`{}` lists `{}` twice",
+                spec.name,
+                option.name
+            );
+            seen.push(option.name);
+            assert!(
+                option.syntax.starts_with(option.name),
+                "`{}` in `{}`",
+                option.name,
+                spec.name
+            );
+            assert!(
+                !option.help.is_empty(),
+                "`{}` in `{}`",
+                option.name,
+                spec.name
+            );
+            let mentioned = manual.contains(&format!("`{}`", option.name))
+                || manual.contains(&format!("`{} ", option.name));
+            assert!(
+                mentioned,
+                "the manual of `{}` does not mention `{}`",
+                spec.name, option.name
+            );
+        }
+    }
+}
+
+/// The texts between a line that opens a block of this language and the next fence.
+fn blocks<'t>(text: &'t str, language: &str) -> Vec<&'t str> {
+    let fence = format!("```{language}\n");
+    text.split(fence.as_str())
+        .skip(1)
+        .map(|rest| rest.split("```").next().expect("split yields at least one"))
+        .collect()
+}
+
+/// Every fault that is worse than a warning, drawn.
+fn faults(text: &str) -> Option<String> {
+    let (corefile, mut faults) = parser::parse(&root().join("Corefile"), text.as_bytes());
+    configure(&corefile, &mut faults);
+    faults
+        .worst()
+        .filter(|&worst| worst > Severity::Warning)
+        .filter(|_| {
+            !faults
+                .iter()
+                .any(|fault| fault.message.starts_with("CoreDNS has a plugin"))
+        })
+        .map(|_| render(&faults, &corefile.sources, Color::Never))
+}
+
+#[test]
+fn every_corefile_in_a_manual_configures() {
+    let mut manuals: Vec<PathBuf> = PLUGINS
+        .iter()
+        .map(|spec| folder(spec).join("README.md"))
+        .collect();
+    manuals.push(root().join("CONTRIBUTING.md"));
+    let mut count = 0;
+    for path in manuals {
+        for block in blocks(&read(&path), "corefile") {
+            count += 1;
+            if let Some(faults) = faults(block) {
+                panic!("{}:\n{block}\n{faults}", path.display());
+            }
+        }
+    }
+    assert!(count > PLUGINS.len(), "most manuals have an example");
+}
+
+#[test]
+fn the_corefiles_that_we_ship_configure() {
+    let map = read(&root().join("deploy/kubernetes/configmap.yaml"));
+    let (_, indented) = map
+        .split_once("Corefile: |\n")
+        .expect("the map holds a Corefile");
+    for text in [read(&root().join("Corefile.example")), indented.to_owned()] {
+        if let Some(faults) = faults(&text) {
+            panic!("{text}\n{faults}");
+        }
+    }
+}
+
+#[test]
+fn a_fault_is_found_by_what_looks_for_faults_here() {
+    assert!(
+        faults(". {\n    whoamy\n}\n").is_some_and(|text| text.contains("did you mean `whoami`?"))
+    );
+}
