@@ -11,11 +11,18 @@ pub mod query;
 /// Names: text and wire form there and back, compared with hickory-proto.
 pub mod name;
 
+/// A Corefile: parsed, configured, its faults drawn.
+pub mod corefile;
+
 /// A target's body.
 pub type Target = fn(&[u8]) -> u64;
 
 /// Every target by name.
-pub const TARGETS: &[(&str, Target)] = &[("query", query::run), ("name", name::run)];
+pub const TARGETS: &[(&str, Target)] = &[
+    ("query", query::run),
+    ("name", name::run),
+    ("corefile", corefile::run),
+];
 
 /// Some values as one number.
 pub(crate) fn fingerprint(of: impl Hash) -> u64 {
