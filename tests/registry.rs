@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use fingerpost::corefile::diagnostic::Severity;
 use fingerpost::corefile::parser;
-use fingerpost::corefile::render::{Color, render};
+use fingerpost::corefile::render::render;
 use fingerpost::plugin::configure::{COREDNS_PLUGINS, configure};
 use fingerpost::plugin::{PLUGINS, Spec};
 
@@ -132,7 +132,7 @@ fn faults(text: &str) -> Option<String> {
                 .iter()
                 .any(|fault| fault.message.starts_with("CoreDNS has a plugin"))
         })
-        .map(|_| render(&faults, &corefile.sources, Color::Never))
+        .map(|_| render(&faults, &corefile.sources))
 }
 
 #[test]

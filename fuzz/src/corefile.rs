@@ -3,7 +3,7 @@ use std::path::Path;
 use fingerpost::corefile::diagnostic::{Severity, Sources, Span};
 use fingerpost::corefile::hash::running_hash;
 use fingerpost::corefile::parser::parse_with;
-use fingerpost::corefile::render::{Color, render};
+use fingerpost::corefile::render::render;
 use fingerpost::plugin::configure::configure;
 
 use crate::fingerprint;
@@ -21,7 +21,7 @@ pub fn run(data: &[u8]) -> u64 {
             check_span(*span, &corefile.sources);
         }
     }
-    let drawn = render(&faults, &corefile.sources, Color::Never);
+    let drawn = render(&faults, &corefile.sources);
     assert_eq!(drawn.is_empty(), faults.is_empty());
     // A fault quotes the file, and a file must not reach the terminal unescaped.
     assert!(
