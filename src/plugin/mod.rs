@@ -47,6 +47,9 @@ pub mod any;
 /// Answers from a hosts file.
 pub mod hosts;
 
+/// `loop`: notices that we forward to ourselves.
+pub mod loop_guard;
+
 /// Asks other servers.
 pub mod forward;
 
@@ -83,6 +86,7 @@ pub static PLUGINS: &[&Spec] = &[
     &errors::SPEC,
     &any::SPEC,
     &hosts::SPEC,
+    &loop_guard::SPEC,
     &forward::SPEC,
     &whoami::SPEC,
 ];

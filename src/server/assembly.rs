@@ -4,6 +4,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -124,11 +125,32 @@ pub trait Upstream: Send + Sync {
     /// The file that named it (`/etc/resolv.conf`); none if the Corefile did.
     fn file(&self) -> Option<&Path>;
 
-    /// Sends it one question, whatever its health. True if any reply came before the time-out.
+    /// Only names at or below this one are sent to it.
+    fn origin(&self) -> &Name;
+
+    /// Sends it one question, whether or not it is up or taken out. True if any reply came in time.
     fn ask(&self, qname: &Name, qtype: RecordType) -> Task<bool>;
 
-    /// Takes it out because it leads back to us, or puts it in again.
-    fn set_looping(&self, looping: bool);
+    /// Sends it no more queries as long as what comes back is kept.
+    fn take_out(&self) -> TakenOut;
+}
+
+/// Keeps an upstream out until it is dropped.
+#[derive(Debug)]
+pub struct TakenOut(Arc<AtomicUsize>);
+
+impl TakenOut {
+    /// Counts itself in `holders`; the upstream is out while there are any.
+    pub fn new(holders: &Arc<AtomicUsize>) -> Self {
+        holders.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(holders))
+    }
+}
+
+impl Drop for TakenOut {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// How the Corefile is watched.

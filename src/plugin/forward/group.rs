@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout_at};
@@ -18,7 +18,7 @@ use crate::plugin::forward::reply::Reply;
 use crate::plugin::forward::request::Request;
 use crate::plugin::forward::trouble::Trouble;
 use crate::plugin::forward::upstream::Upstream;
-use crate::server::assembly::{self, Task};
+use crate::server::assembly::{self, TakenOut, Task};
 use crate::wire::code::{Rcode, RecordType};
 use crate::wire::edns::ExtendedError;
 use crate::wire::name::Name;
@@ -48,16 +48,19 @@ pub(super) struct Member {
     upstream: Arc<Upstream>,
     /// The file that named it.
     file: Option<PathBuf>,
-    /// It leads back to us, so nothing is sent to it.
-    looping: AtomicBool,
+    /// FROM.
+    from: Name,
+    /// Those who found that it leads back to us; nothing is sent to it while there are any.
+    out: Arc<AtomicUsize>,
 }
 
 impl Member {
-    pub(super) fn new(upstream: Arc<Upstream>, file: Option<PathBuf>) -> Self {
+    pub(super) fn new(upstream: Arc<Upstream>, file: Option<PathBuf>, from: Name) -> Self {
         Self {
             upstream,
             file,
-            looping: AtomicBool::new(false),
+            from,
+            out: Arc::default(),
         }
     }
 }
@@ -71,6 +74,10 @@ impl assembly::Upstream for Member {
         self.file.as_deref()
     }
 
+    fn origin(&self) -> &Name {
+        &self.from
+    }
+
     fn ask(&self, qname: &Name, qtype: RecordType) -> Task<bool> {
         let upstream = Arc::clone(&self.upstream);
         let request = Request::own(qname.as_ref(), qtype, true);
@@ -80,8 +87,8 @@ impl assembly::Upstream for Member {
         })
     }
 
-    fn set_looping(&self, looping: bool) {
-        self.looping.store(looping, Ordering::Relaxed);
+    fn take_out(&self) -> TakenOut {
+        TakenOut::new(&self.out)
     }
 }
 
@@ -143,7 +150,7 @@ impl Group {
             .members
             .iter()
             .map(AsRef::as_ref)
-            .filter(|member: &&Member| !member.looping.load(Ordering::Relaxed))
+            .filter(|member: &&Member| member.out.load(Ordering::Relaxed) == 0)
             .collect();
         if usable.is_empty() {
             return refused("every upstream leads back to this server");

@@ -114,7 +114,7 @@ fn group(
             )))
         });
         let Ok(upstream) = made;
-        members.push(Arc::new(Member::new(upstream, file)));
+        members.push(Arc::new(Member::new(upstream, file, stanza.from.clone())));
     }
     let made = process.shared.get_or_try(&key, || {
         let group = Group::new(stanza.clone(), has_next, members, metrics);
