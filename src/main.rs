@@ -2,10 +2,14 @@
 
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use fingerpost::check;
 use fingerpost::cli::{self, Command, Options, UsageError};
 use fingerpost::corefile::render::Color;
+
+/// How long tasks that block may hold up the end of the process.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     match cli::parse(std::env::args_os().skip(1)) {
@@ -13,10 +17,7 @@ fn main() -> ExitCode {
         Ok(Command::Version) => print(&cli::version_text()),
         Ok(Command::Plugins) => print(&cli::plugins_text()),
         Ok(Command::Check(options)) => check(&options),
-        Ok(Command::Serve(_)) => {
-            tell("serving is not built yet; `fingerpost check` is");
-            ExitCode::FAILURE
-        }
+        Ok(Command::Serve(options)) => serve(options),
         Err(UsageError::Flag(message)) => {
             tell(&format!("{message}\n{}", cli::usage_text()));
             ExitCode::from(2)
@@ -37,6 +38,25 @@ fn print(text: &str) -> ExitCode {
 /// Prints to standard error, ending the line.
 fn tell(text: &str) {
     let _ = writeln!(stderr(), "{}", text.trim_end());
+}
+
+/// Runs the server on a runtime of its own. Log lines that are still queued at the end are written out.
+fn serve(options: Options) -> ExitCode {
+    fingerpost::telemetry::logging::init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tell(&format!("cannot start a runtime: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(fingerpost::server::run(options));
+    runtime.shutdown_timeout(SHUTDOWN_MAX);
+    fingerpost::telemetry::logging::flush();
+    code
 }
 
 /// Faults go to standard error, the summary to standard output.

@@ -2,6 +2,7 @@
 
 use std::any::{Any, TypeId};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::telemetry::metrics::Metrics;
@@ -66,6 +67,7 @@ pub type ReadyProbe = Arc<dyn Fn() -> bool + Send + Sync>;
 #[derive(Default)]
 pub struct Readiness {
     probes: Mutex<BTreeMap<String, Vec<ReadyProbe>>>,
+    stopping: AtomicBool,
 }
 
 impl Readiness {
@@ -84,8 +86,16 @@ impl Readiness {
         probes.keys().cloned().collect()
     }
 
-    /// The names of the plugins that are not ready, sorted.
+    /// From now on nobody is ready: the process is about to stop, so new clients should go elsewhere.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// The names of the plugins that are not ready, sorted; `shutdown` alone once the process is stopping.
     pub fn missing(&self) -> Vec<String> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return vec!["shutdown".to_owned()];
+        }
         let probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
         probes
             .iter()

@@ -107,8 +107,10 @@ fn walk_name(
     end: &mut Option<usize>,
 ) -> Result<(), Broken> {
     let mut octets = 1;
-    // Every jump lands before the place of the last one, so their number is bounded by the message's length.
+    // Every jump lands before the place of the last one, so none can loop; a name with more jumps than it can have
+    // labels was made to cost us time.
     let mut floor = at;
+    let mut jumps_left = 127u8;
     loop {
         let length = usize::from(*message.get(at).ok_or(Broken)?);
         match length {
@@ -130,6 +132,7 @@ fn walk_name(
                 if target >= floor || target < HEADER_LEN {
                     return Err(Broken);
                 }
+                jumps_left = jumps_left.checked_sub(1).ok_or(Broken)?;
                 floor = target;
                 at = target;
             }

@@ -1,0 +1,122 @@
+//! Where the Corefile comes from, and reading it.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::cli::Options;
+use crate::corefile::diagnostic::{Faults, Severity, Sources};
+use crate::corefile::hash::running_hash;
+use crate::corefile::parser;
+use crate::corefile::render::{Color, render_in};
+use crate::corefile::text;
+use crate::corefile::tree::{Corefile, place};
+use crate::plugin::configure::{BlockConfig, configure};
+
+/// Knows where the Corefile is.
+pub struct Loader {
+    origin: Origin,
+    port: u16,
+}
+
+enum Origin {
+    /// A file, read anew at every reload.
+    File(PathBuf),
+    /// What standard input held at the start; a reload finds the same again.
+    Stdin(Arc<[u8]>),
+    /// Nothing was there: `whoami` and `log`.
+    BuiltIn,
+}
+
+/// One reading of the Corefile.
+pub struct Reading {
+    /// Its blocks, as far as they could be made out.
+    pub blocks: Vec<BlockConfig>,
+    /// What is wrong with it.
+    pub faults: Faults,
+    /// Every text that was read.
+    pub sources: Sources,
+    /// SHA-512 over its words, as CoreDNS computes it.
+    pub hash: String,
+}
+
+impl Reading {
+    /// Reads a text; keys that name no port have this one.
+    pub fn of(path: &Path, text: &[u8], port: u16) -> Self {
+        let (corefile, faults) = parser::parse(path, text);
+        // A file without a single block stands for the built-in one.
+        if corefile.blocks.is_empty() && faults.worst() != Some(Severity::Error) {
+            return Self::of_tree(builtin(port), Faults::default());
+        }
+        Self::of_tree(Corefile { port, ..corefile }, faults)
+    }
+
+    fn of_tree(corefile: Corefile, mut faults: Faults) -> Self {
+        let blocks = configure(&corefile, &mut faults);
+        let hash = running_hash(&corefile);
+        Self {
+            blocks,
+            faults,
+            sources: corefile.sources,
+            hash,
+        }
+    }
+
+    /// Why it cannot be served, with every fault drawn; none if it can.
+    pub fn refusal(&self, color: Color) -> Option<String> {
+        (self.faults.worst()? >= Severity::NotBuilt)
+            .then(|| render_in(&self.faults, &self.sources, color))
+    }
+
+    /// The first fault that keeps it from being served, in one line.
+    pub fn first_fault(&self) -> Option<String> {
+        let fault = self
+            .faults
+            .iter()
+            .find(|fault| fault.severity >= Severity::NotBuilt)?;
+        Some(format!(
+            "{} - {}",
+            place(&self.sources, fault.span),
+            fault.message
+        ))
+    }
+}
+
+impl Loader {
+    /// Finds the Corefile: `-conf`, else `./Corefile`, else the built-in one.
+    pub fn new(options: &Options) -> Result<Self, String> {
+        let origin = match options.conf.as_deref() {
+            Some(path) if path == Path::new("stdin") && !std::io::stdin().is_terminal() => {
+                let text = text::read_bounded(std::io::stdin().lock()).map_err(|error| {
+                    format!("cannot read the Corefile from standard input: {error}")
+                })?;
+                Origin::Stdin(text.into())
+            }
+            Some(path) if path != Path::new("stdin") => Origin::File(path.to_owned()),
+            _ if Path::new("Corefile").exists() => Origin::File(PathBuf::from("Corefile")),
+            _ => Origin::BuiltIn,
+        };
+        Ok(Self {
+            origin,
+            port: options.port,
+        })
+    }
+
+    /// Reads the Corefile as it is now.
+    pub fn read(&mut self) -> Result<Reading, String> {
+        match &self.origin {
+            Origin::File(path) => text::read(path)
+                .map(|text| Reading::of(path, &text, self.port))
+                .map_err(|error| format!("cannot read the Corefile `{}`: {error}", path.display())),
+            Origin::Stdin(text) => Ok(Reading::of(Path::new("stdin"), text, self.port)),
+            Origin::BuiltIn => Ok(Reading::of_tree(builtin(self.port), Faults::default())),
+        }
+    }
+}
+
+fn builtin(port: u16) -> Corefile {
+    Corefile {
+        port,
+        ..Corefile::builtin()
+    }
+}

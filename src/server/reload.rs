@@ -1,0 +1,136 @@
+//! Watching for a changed Corefile.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::corefile::render::Color;
+use crate::plugin::reload::ReloadMetrics;
+use crate::server::assembly::ReloadSettings;
+use crate::server::loader::{Loader, Reading};
+use crate::server::running::Server;
+
+/// What makes us read the Corefile again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The interval of `reload` is over; only a changed Corefile is taken up.
+    Interval,
+    /// Somebody said so, by this signal.
+    Signal(&'static str),
+}
+
+/// Remembers which Corefile was tried last.
+pub struct Watcher {
+    loader: Loader,
+    /// The hash of the last Corefile that was tried, good or bad: a bad one is not tried again until it changes.
+    tried: String,
+    metrics: Arc<ReloadMetrics>,
+}
+
+impl Watcher {
+    /// Starts from the Corefile that is served.
+    pub fn new(loader: Loader, serving: String, server: &Server) -> Self {
+        Self {
+            loader,
+            tried: serving,
+            metrics: server.process().metrics.families::<ReloadMetrics>(),
+        }
+    }
+
+    /// Reads the Corefile and takes it up if there is reason to.
+    pub async fn look(&mut self, server: &mut Server, cause: Cause) {
+        let reading = match self.loader.read() {
+            Ok(reading) => reading,
+            // A ConfigMap being swapped is away for a moment: the next look will find it.
+            Err(error) if cause == Cause::Interval => {
+                tracing::debug!(target: "plugin/reload", "{error}");
+                return;
+            }
+            Err(error) => {
+                self.metrics.count_failure();
+                tracing::error!("Restart failed: {error}");
+                return;
+            }
+        };
+        if cause == Cause::Interval && reading.hash == self.tried {
+            return;
+        }
+        self.take_up(server, reading, cause).await;
+    }
+
+    async fn take_up(&mut self, server: &mut Server, reading: Reading, cause: Cause) {
+        if let Cause::Signal(signal) = cause {
+            tracing::info!("{signal}: Reloading");
+        }
+        tracing::info!("Reloading");
+        self.tried.clone_from(&reading.hash);
+        self.metrics.show_version(&reading.hash);
+        let outcome = match reading.refusal(Color::Never) {
+            Some(drawn) => Err((reading.first_fault().unwrap_or_default(), Some(drawn))),
+            None => server
+                .reload(&reading)
+                .await
+                .map_err(|error| (error.to_string(), None)),
+        };
+        match outcome {
+            Ok(()) => {
+                if server.watches_corefile() {
+                    announce_hash(&reading.hash);
+                }
+                tracing::info!("Reloading complete");
+            }
+            Err((why, drawn)) => {
+                self.metrics.count_failure();
+                tracing::error!("Restart failed: {why}");
+                for line in drawn.iter().flat_map(|drawn| drawn.lines()) {
+                    tracing::error!(target: "plugin/reload", "{line}");
+                }
+                tracing::warn!(target: "plugin/reload", "Corefile changed but reload failed: the configuration from before serves on");
+            }
+        }
+    }
+}
+
+/// The log line that names the configuration being served.
+pub fn announce_hash(hash: &str) {
+    tracing::info!(target: "plugin/reload", "Running configuration SHA512 = {hash}");
+}
+
+/// The time until the next look: the interval with up to half the jitter added or taken away, so that replicas do not
+/// switch together. Drawn once a generation.
+pub fn interval_of(settings: ReloadSettings) -> Duration {
+    let mut octets = [0; 8];
+    // Without randomness the middle of the range is as good as any.
+    let fraction = match getrandom::fill(&mut octets) {
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a fraction of the jitter need not be exact"
+        )]
+        Ok(()) => u64::from_be_bytes(octets) as f64 / u64::MAX as f64,
+        Err(_) => 0.5,
+    };
+    let jitter = settings.jitter.min(settings.interval / 2);
+    settings.interval - jitter / 2 + jitter.mul_f64(fraction)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interval_stays_within_half_the_jitter() {
+        let settings = ReloadSettings {
+            interval: Duration::from_secs(30),
+            jitter: Duration::from_secs(15),
+        };
+        let drawn: Vec<Duration> = (0..100).map(|_| interval_of(settings)).collect();
+        assert!(
+            drawn
+                .iter()
+                .all(|time| (22_500..=37_500).contains(&time.as_millis()))
+        );
+        assert!(
+            drawn.iter().any(|time| *time != drawn[0]),
+            "replicas must not switch together"
+        );
+    }
+}
