@@ -1,0 +1,479 @@
+//! The watch against a real etcd and kube-apiserver. Skipped where they are missing.
+#![cfg(feature = "kubernetes")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/control_plane.rs"]
+mod control_plane;
+#[path = "support/recorder.rs"]
+mod recorder;
+
+use std::path::Path;
+use std::sync::{Arc, LazyLock, PoisonError, RwLock};
+
+use control_plane::{ControlPlane, free_port};
+use fingerpost::cluster::connect::{Connection, Surroundings};
+use fingerpost::cluster::objects::{EndpointSlice, Object, Resource, Service, ServiceKind};
+use fingerpost::cluster::source::ApiSource;
+use fingerpost::cluster::watch::pace::Pace;
+use fingerpost::cluster::watch::{WatchHandle, WatchPlan, start_on};
+use fingerpost::server::process::Process;
+use recorder::Recorder;
+use serde_json::{Value, json};
+
+const ALL: [Resource; 4] = [
+    Resource::Namespaces,
+    Resource::Services,
+    Resource::EndpointSlices,
+    Resource::Pods,
+];
+
+/// One control plane for all tests. Who stops the API server takes it alone.
+static PLANE: LazyLock<Option<RwLock<ControlPlane>>> =
+    LazyLock::new(|| ControlPlane::start(&[]).map(RwLock::new));
+
+/// Runs a test beside others.
+fn with_plane(test: impl FnOnce(&ControlPlane)) {
+    if let Some(plane) = &*PLANE {
+        test(&plane.read().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// Runs a test that stops the API server.
+fn with_plane_alone(test: impl FnOnce(&ControlPlane)) {
+    if let Some(plane) = &*PLANE {
+        test(&plane.write().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+struct Watched {
+    sink: Arc<Recorder>,
+    handle: Arc<WatchHandle>,
+    process: Arc<Process>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+fn watch(source: &ApiSource, around: &Surroundings, resources: &[Resource]) -> Watched {
+    watch_labeled(source, around, resources, None)
+}
+
+fn watch_labeled(
+    source: &ApiSource,
+    around: &Surroundings,
+    resources: &[Resource],
+    labels: Option<&str>,
+) -> Watched {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let process = Process::new(runtime.handle().clone());
+    let sink = Recorder::new();
+    let plan = WatchPlan {
+        resources: resources.to_vec(),
+        label_selector: labels.map(str::to_owned),
+        namespace_label_selector: None,
+    };
+    let connection = Connection::of(source, around).unwrap();
+    let handle = start_on(connection, plan, sink.clone(), &process, Pace::default()).unwrap();
+    Watched {
+        sink,
+        handle,
+        process,
+        _runtime: runtime,
+    }
+}
+
+fn kubeconfig(plane: &ControlPlane) -> ApiSource {
+    ApiSource::Kubeconfig {
+        path: plane.kubeconfig(),
+        context: Some("test".into()),
+    }
+}
+
+impl Watched {
+    fn of(plane: &ControlPlane) -> Self {
+        watch(&kubeconfig(plane), &Surroundings::default(), &ALL)
+    }
+
+    fn wait_until_synced(&self, resources: &[Resource]) {
+        self.sink.wait("the lists", |heard| {
+            resources
+                .iter()
+                .all(|resource| heard.lists_of(*resource) > 0)
+        });
+    }
+
+    /// A value of a counter, summed over the labels that are not named.
+    fn count(&self, family: &str, wanted: &[(&str, &str)]) -> u64 {
+        let families = self.process.metrics.registry().gather();
+        let metrics = families.iter().filter(|found| found.name() == family);
+        metrics
+            .flat_map(|family| family.get_metric())
+            .filter(|metric| {
+                wanted.iter().all(|(name, value)| {
+                    metric
+                        .get_label()
+                        .iter()
+                        .any(|label| (label.name(), label.value()) == (*name, *value))
+                })
+            })
+            .map(|metric| metric.get_counter().get_value() as u64)
+            .sum()
+    }
+}
+
+fn namespace(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+}
+
+fn service(namespace: &str, name: &str, address: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": namespace, "name": name},
+        "spec": {"clusterIP": address, "ports": [{"name": "http", "port": 80}]},
+    })
+}
+
+fn slice(namespace: &str, name: &str, ready: bool) -> Value {
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "namespace": namespace, "name": name, "labels": {"kubernetes.io/service-name": "web"},
+            "annotations": {"endpoints.kubernetes.io/last-change-trigger-time": "2024-01-02T03:04:05Z"},
+        },
+        "addressType": "IPv4", "ports": [{"name": "http", "port": 8080}],
+        "endpoints": [{
+            "addresses": ["10.1.0.1"], "conditions": {"ready": ready}, "hostname": "web-0",
+            "targetRef": {"kind": "Pod", "name": "web-0-pod"},
+        }],
+    })
+}
+
+fn pod(namespace: &str, name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": namespace, "name": name},
+        "spec": {"containers": [{"name": "c", "image": "i"}]},
+        "status": {"phase": "Running", "podIP": "10.1.0.1", "podIPs": [{"ip": "10.1.0.1"}]},
+    })
+}
+
+fn found_service(object: Option<&Object>) -> Option<&Service> {
+    match object {
+        Some(Object::Service(service)) => Some(service),
+        _ => None,
+    }
+}
+
+fn found_slice(object: Option<&Object>) -> Option<&EndpointSlice> {
+    match object {
+        Some(Object::EndpointSlice(slice)) => Some(slice),
+        _ => None,
+    }
+}
+
+#[test]
+fn all_resources_are_listed_and_their_changes_seen() {
+    with_plane(|plane| {
+        let space = "seen";
+        plane.load(&json!({"items": [
+            namespace(space), service(space, "web", "10.96.7.1"), slice(space, "web-1", true), pod(space, "web-0")
+        ]}));
+        let watched = Watched::of(plane);
+        watched.wait_until_synced(&ALL);
+        watched.sink.look(|heard| {
+            let web = found_service(heard.get(Resource::Services, space, "web")).unwrap();
+            assert_eq!(
+                web.kind,
+                ServiceKind::ClusterIp(vec!["10.96.7.1".parse().unwrap()])
+            );
+            let port = &web.ports[0];
+            assert_eq!(
+                (&*port.name, &*port.protocol, port.number),
+                ("http", "TCP", Some(80))
+            );
+            let slice = found_slice(heard.get(Resource::EndpointSlices, space, "web-1")).unwrap();
+            assert_eq!(
+                (&*slice.service, slice.ports[0].number),
+                ("web", Some(8080))
+            );
+            assert_eq!(slice.trigger_time.as_deref(), Some("2024-01-02T03:04:05Z"));
+            let endpoint = &slice.endpoints[0];
+            assert!(endpoint.ready);
+            assert_eq!(endpoint.hostname.as_deref(), Some("web-0"));
+            assert_eq!(endpoint.target_name.as_deref(), Some("web-0-pod"));
+            let Some(Object::Pod(pod)) = heard.get(Resource::Pods, space, "web-0") else {
+                panic!("a pod");
+            };
+            assert_eq!(pod.ip, Some("10.1.0.1".parse().unwrap()));
+            assert!(
+                heard
+                    .names(Resource::Namespaces)
+                    .contains(&format!("/{space}"))
+            );
+        });
+        plane.load(&json!({"items": [slice(space, "web-1", false)]}));
+        watched.sink.wait("the endpoint to be unready", |heard| {
+            let slice = found_slice(heard.get(Resource::EndpointSlices, space, "web-1"));
+            slice.is_some_and(|slice| !slice.endpoints[0].ready)
+        });
+        plane.delete(&service(space, "web", "10.96.7.1"));
+        watched.sink.wait("the Service to be gone", |heard| {
+            heard.get(Resource::Services, space, "web").is_none()
+        });
+        // Streamed, in protobuf, without a failure and without a request that is no watch.
+        assert_eq!(
+            watched.count("fingerpost_kubernetes_watch_failures_total", &[]),
+            0
+        );
+        let requests = "coredns_kubernetes_rest_client_requests_total";
+        let host = plane.host();
+        assert_eq!(
+            watched.count(
+                requests,
+                &[("code", "200"), ("method", "GET"), ("host", &host)]
+            ),
+            4
+        );
+        for status in watched.handle.status() {
+            assert!(status.synced && status.connected, "{status:?}");
+        }
+    });
+}
+
+#[test]
+fn what_json_and_protobuf_say_is_the_same() {
+    with_plane(|plane| {
+        let space = "encodings";
+        let headless = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": space, "name": "headless"},
+            "spec": {"clusterIP": "None", "ports": [{"port": 65535, "protocol": "UDP"}]},
+        });
+        let alias = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": space, "name": "alias"},
+            "spec": {"type": "ExternalName", "externalName": "elsewhere.example"},
+        });
+        plane.load(&json!({"items": [
+            namespace(space), headless, alias, service(space, "web", "10.96.7.2"),
+            slice(space, "web-1", false), pod(space, "web-0"),
+        ]}));
+        let watched = Watched::of(plane);
+        watched.wait_until_synced(&ALL);
+        for (path, resource, names) in [
+            (
+                "/api/v1/namespaces/encodings/services",
+                Resource::Services,
+                3,
+            ),
+            (
+                "/apis/discovery.k8s.io/v1/namespaces/encodings/endpointslices",
+                Resource::EndpointSlices,
+                1,
+            ),
+            ("/api/v1/namespaces/encodings/pods", Resource::Pods, 1),
+        ] {
+            let list = plane.request(http::Method::GET, path, None).to_string();
+            let mut count = 0;
+            let compare = &mut |object: Object| {
+                let meta = object.meta().clone();
+                watched.sink.look(|heard| {
+                    assert_eq!(
+                        heard.get(resource, &meta.namespace, &meta.name),
+                        Some(&object)
+                    );
+                });
+                count += 1;
+            };
+            fingerpost::cluster::decode::list_from_json(resource, list.as_bytes(), compare)
+                .unwrap();
+            assert_eq!(count, names, "{path}");
+        }
+    });
+}
+
+#[test]
+fn selectors_are_those_of_the_plan() {
+    with_plane(|plane| {
+        let space = "selected";
+        let mut blue = service(space, "blue", "10.96.7.3");
+        blue["metadata"]["labels"] = json!({"color": "blue"});
+        plane.load(
+            &json!({"items": [namespace(space), blue, service(space, "plain", "10.96.7.4")]}),
+        );
+        let watched = watch_labeled(
+            &kubeconfig(plane),
+            &Surroundings::default(),
+            &[Resource::Services, Resource::Namespaces],
+            Some("color in (blue, green)"),
+        );
+        watched.wait_until_synced(&[Resource::Services, Resource::Namespaces]);
+        watched.sink.look(|heard| {
+            assert_eq!(heard.names(Resource::Services), ["selected/blue"]);
+            // Namespaces have a selector of their own.
+            assert!(
+                heard
+                    .names(Resource::Namespaces)
+                    .contains(&"/selected".to_owned())
+            );
+        });
+    });
+}
+
+#[test]
+fn a_service_account_with_the_role_of_deploy_may_watch_all_but_pods() {
+    with_plane(|plane| {
+        plane.apply(&Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/kubernetes/rbac.yaml"));
+        let account = plane.folder().join("account");
+        plane.write_account(&account, &plane.token("kube-system", "fingerpost"));
+        let around = Surroundings {
+            service_host: Some("127.0.0.1".into()),
+            service_port: Some(plane.port().to_string()),
+            account,
+            ..Surroundings::default()
+        };
+        let watched = watch(&ApiSource::Default, &around, &ALL);
+        watched.wait_until_synced(&ALL[..3]);
+        let refused = [("resource", "pods"), ("reason", "forbidden")];
+        while watched.count("fingerpost_kubernetes_watch_failures_total", &refused) == 0 {
+            std::thread::yield_now();
+        }
+        assert_eq!(watched.sink.look(|heard| heard.lists_of(Resource::Pods)), 0);
+        assert!(!watched.handle.status()[3].synced);
+    });
+}
+
+#[test]
+fn an_unknown_token_is_refused_and_nothing_counts_as_synced() {
+    with_plane(|plane| {
+        let account = plane.folder().join("stranger");
+        plane.write_account(&account, "not-a-token");
+        let around = Surroundings {
+            service_host: Some("127.0.0.1".into()),
+            service_port: Some(plane.port().to_string()),
+            account: account.clone(),
+            ..Surroundings::default()
+        };
+        let watched = watch(&ApiSource::Default, &around, &[Resource::Namespaces]);
+        let refused = [("resource", "namespaces"), ("reason", "forbidden")];
+        while watched.count("fingerpost_kubernetes_watch_failures_total", &refused) == 0 {
+            std::thread::yield_now();
+        }
+        assert!(!watched.handle.status()[0].synced);
+        // The token is renewed: the next try reads it.
+        plane.write_account(&account, "test-admin");
+        watched.wait_until_synced(&[Resource::Namespaces]);
+    });
+}
+
+#[test]
+fn a_server_of_another_authority_is_not_trusted() {
+    with_plane(|plane| {
+        let account = plane.folder().join("deceived");
+        plane.write_account(&account, "test-admin");
+        let other = account.join("ca.crt");
+        let made = std::process::Command::new("openssl")
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+            ])
+            .args([
+                "-days",
+                "1",
+                "-subj",
+                "/CN=other",
+                "-keyout",
+                "/dev/null",
+                "-out",
+            ])
+            .arg(&other)
+            .output();
+        assert!(made.unwrap().status.success());
+        let around = Surroundings {
+            service_host: Some("127.0.0.1".into()),
+            service_port: Some(plane.port().to_string()),
+            account,
+            ..Surroundings::default()
+        };
+        let watched = watch(&ApiSource::Default, &around, &[Resource::Namespaces]);
+        let unreachable = [("reason", "unreachable")];
+        while watched.count("fingerpost_kubernetes_watch_failures_total", &unreachable) < 2 {
+            std::thread::yield_now();
+        }
+        assert_eq!(
+            watched
+                .sink
+                .look(|heard| heard.lists_of(Resource::Namespaces)),
+            0
+        );
+    });
+}
+
+#[test]
+fn after_a_restart_of_the_api_server_all_is_right_again() {
+    with_plane_alone(|plane| {
+        let space = "restart";
+        plane.load(&json!({"items": [namespace(space), service(space, "stays", "10.96.8.1"), service(space, "goes", "10.96.8.2")]}));
+        let watched = Watched::of(plane);
+        watched.wait_until_synced(&ALL);
+        plane.kill_api_server();
+        let failures = || watched.count("fingerpost_kubernetes_watch_failures_total", &[]);
+        while failures() < 8 {
+            std::thread::yield_now();
+        }
+        // What was known is known still.
+        watched.sink.look(|heard| {
+            assert!(heard.get(Resource::Services, space, "stays").is_some());
+        });
+        assert!(
+            watched
+                .handle
+                .status()
+                .iter()
+                .all(|status| status.synced && !status.connected)
+        );
+        plane.start_api_server();
+        plane.delete(&service(space, "goes", "10.96.8.2"));
+        plane.create(&service(space, "comes", "10.96.8.3"));
+        watched.sink.wait("what changed", |heard| {
+            heard.get(Resource::Services, space, "comes").is_some()
+                && heard.get(Resource::Services, space, "goes").is_none()
+        });
+        watched.sink.look(|heard| {
+            assert!(heard.get(Resource::Services, space, "stays").is_some());
+        });
+    });
+}
+
+#[test]
+fn an_api_server_that_is_away_at_the_start_is_found_when_it_comes() {
+    with_plane_alone(|plane| {
+        plane.kill_api_server();
+        let watched = Watched::of(plane);
+        let failures = || watched.count("fingerpost_kubernetes_watch_failures_total", &[]);
+        while failures() < 4 {
+            std::thread::yield_now();
+        }
+        assert!(watched.handle.status().iter().all(|status| !status.synced));
+        plane.start_api_server();
+        watched.wait_until_synced(&ALL);
+    });
+}
+
+#[test]
+fn nobody_listening_is_a_failure_and_no_crash() {
+    let source = ApiSource::Endpoint {
+        url: format!("http://127.0.0.1:{}", free_port()),
+        tls: None,
+    };
+    let watched = watch(&source, &Surroundings::default(), &ALL);
+    while watched.count(
+        "coredns_kubernetes_rest_client_requests_total",
+        &[("code", "<error>")],
+    ) < 8
+    {
+        std::thread::yield_now();
+    }
+    assert!(watched.handle.status().iter().all(|status| !status.synced));
+}
