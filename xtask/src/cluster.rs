@@ -35,7 +35,7 @@ pub fn up() -> Result<(), String> {
     );
     println!("  export KUBECONFIG={}", kubeconfig.display());
     println!("  export PATH=$PATH:{}\n", programs.display());
-    println!("  cargo xtask cluster load deploy/example/services.yaml\n");
+    println!("  cargo xtask cluster load deploy/example\n");
     println!("a Corefile for it:\n");
     println!(
         ".:1053 {{\n    bind 127.0.0.1\n    kubernetes cluster.local in-addr.arpa ip6.arpa {{"
@@ -74,7 +74,7 @@ fn is_ours(id: &str) -> bool {
     String::from_utf8_lossy(&arguments).contains(&*home().to_string_lossy())
 }
 
-/// Puts the objects of a file into it.
+/// Puts the objects of a file, or of a folder of files, into it.
 pub fn load(file: &Path) -> Result<(), String> {
     let kubeconfig = home().join("kubeconfig");
     if !home().join("pids").exists() {
@@ -85,11 +85,27 @@ pub fn load(file: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Applies the objects of a YAML or JSON file on the server's side, status included: Namespaces first, then the rest.
+/// The file itself, or the files of a folder.
+fn files_of(path: &Path) -> Result<Vec<PathBuf>, String> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    let entries = std::fs::read_dir(path).map_err(failed)?;
+    entries
+        .map(|entry| entry.map(|entry| entry.path()).map_err(failed))
+        .collect()
+}
+
+/// Applies the objects of YAML or JSON files on the server's side, status included: Namespaces first, then the rest.
 pub fn load_into(programs: &Path, kubeconfig: &Path, file: &Path) -> Result<usize, String> {
-    let text =
-        std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
-    let objects = read_objects(&text).map_err(|error| format!("{}: {error}", file.display()))?;
+    let mut objects = Vec::new();
+    for file in files_of(file)? {
+        let text = std::fs::read_to_string(&file)
+            .map_err(|error| format!("{}: {error}", file.display()))?;
+        let read = read_objects(&text).map_err(|error| format!("{}: {error}", file.display()))?;
+        objects.extend(read);
+    }
     let count = objects.len();
     let proxy = Proxy::start(programs, kubeconfig)?;
     let (first, rest) = objects
@@ -108,8 +124,8 @@ fn read_objects(text: &str) -> Result<Vec<Value>, String> {
     };
     let mut objects = Vec::new();
     for mut document in documents {
-        match document["items"].take() {
-            Value::Array(items) => objects.extend(items),
+        match document.get_mut("items").map(Value::take) {
+            Some(Value::Array(items)) => objects.extend(items),
             _ if document.is_null() => {}
             _ => objects.push(document),
         }
@@ -271,6 +287,7 @@ mod tests {
         let documents = "kind: Namespace\nmetadata:\n  name: a\n---\nkind: Pod\nmetadata:\n  name: p\n  namespace: a\n";
         for text in [list, documents] {
             let objects = read_objects(text).expect("both are objects");
+            assert!(objects.iter().all(|object| object.get("items").is_none()));
             let paths: Vec<_> = objects
                 .iter()
                 .map(|object| resource(object).expect("known kinds"))

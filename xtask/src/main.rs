@@ -25,7 +25,7 @@ usage: cargo xtask COMMAND
   test               everything that guards a change, in order, up to the first failure
   soak [MINUTES]     the fuzz targets and the hostile inputs for long (30 minutes each)
   cluster up         start etcd and kube-apiserver on loopback, and keep them running
-  cluster load FILE  put the objects of a YAML or JSON file into it
+  cluster load FILE  put the objects of a YAML or JSON file, or of a folder of them, into it
   cluster down       stop what `up` started
   help               this text
 

@@ -24,16 +24,20 @@ fn all(steps: &mut Steps) {
             "warnings",
         ])))
     });
+    steps.step("unit tests", || {
+        command(cargo().args(["test", "--workspace", "--lib", "--bins"]))?;
+        passed(command(cargo().args(["test", "--doc"])))
+    });
     steps.step("tools", || passed(provision::programs()));
     steps.step("control plane", || {
         passed(control_plane::programs().map(drop))
     });
-    steps.step("unit and integration tests", || {
-        let assets = control_plane::programs()?;
+    steps.step("integration tests", || {
         // Tests that need a control plane find it there.
+        let assets = control_plane::programs()?;
         passed(command(
             cargo()
-                .args(["test", "--workspace"])
+                .args(["test", "--test", "*"])
                 .env("KUBEBUILDER_ASSETS", assets),
         ))
     });
