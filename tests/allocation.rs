@@ -1,0 +1,255 @@
+//! An answer from memory allocates nothing and knows no async runtime: from the socket, through the chain, to the
+//! socket again.
+
+#![allow(
+    unsafe_code,
+    clippy::unwrap_used,
+    reason = "an allocator has no safe interface; the helpers of a test are part of it"
+)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use fingerpost::chain::Chain;
+use fingerpost::chain::exchange::Exchange;
+use fingerpost::chain::plugin::{Plugin, Step};
+use fingerpost::net::batch;
+use fingerpost::net::limit::Limits;
+use fingerpost::net::service::Service;
+use fingerpost::net::udp::Worker;
+use fingerpost::server::process::Process;
+use fingerpost::telemetry::metrics::ServerMetrics;
+use fingerpost::wire::code::{Class, Rcode, RecordType};
+use fingerpost::wire::name::Name;
+use fingerpost::wire::record::Section;
+use fingerpost::wire::writer::{Owner, SoaTimes};
+use fingerpost::zone::Zones;
+use fingerpost::zone::block::ServerBlock;
+
+/// The system's allocator, with a count of what this thread asked of it.
+struct Counting;
+
+thread_local! {
+    static REQUESTS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    // A thread that is going away has nothing to count any more.
+    let _ = REQUESTS.try_with(|requests| requests.set(requests.get() + 1));
+}
+
+// SAFETY: every call is the system's, with the caller's own arguments; counting touches no memory of the allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        count();
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(memory, layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: as the caller promises.
+        unsafe { System.realloc(memory, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Calls of the allocator, by this thread, while `work` runs.
+fn allocations(work: impl FnOnce()) -> u64 {
+    let before = REQUESTS.get();
+    work();
+    REQUESTS.get() - before
+}
+
+/// Answers every kind of question as a plugin with its data in memory does.
+struct Memory {
+    apex: Name,
+    target: Name,
+}
+
+impl Plugin for Memory {
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+
+    fn query(&self, exchange: &mut Exchange<'_>) -> Step {
+        let reply = &mut exchange.reply;
+        reply.authoritative = true;
+        match exchange.query.qtype() {
+            RecordType::A => {
+                for last in 0..200 {
+                    reply.a(Owner::Question, 5, Ipv4Addr::new(10, 0, 0, last));
+                }
+            }
+            RecordType::SRV => {
+                reply.srv(Owner::Question, 5, 0, 100, 80, self.target.as_ref());
+                reply.go_to(Section::Additional);
+                reply.a(
+                    Owner::Name(self.target.as_ref()),
+                    5,
+                    Ipv4Addr::new(10, 0, 0, 1),
+                );
+            }
+            RecordType::PTR => {
+                reply.name_record(Owner::Question, RecordType::PTR, 5, self.target.as_ref());
+            }
+            _ => {
+                reply.rcode = Rcode::NXDOMAIN;
+                reply.go_to(Section::Authority);
+                let times = SoaTimes {
+                    serial: 1,
+                    refresh: 7200,
+                    retry: 1800,
+                    expire: 86_400,
+                    minimum: 5,
+                };
+                let apex = self.apex.as_ref();
+                reply.soa(Owner::Name(apex), 5, apex, apex, times);
+            }
+        }
+        Step::Answered
+    }
+}
+
+/// A plugin that only looks on.
+struct Onlooker;
+
+impl Plugin for Onlooker {
+    fn name(&self) -> &'static str {
+        "onlooker"
+    }
+
+    fn query(&self, _exchange: &mut Exchange<'_>) -> Step {
+        Step::Next
+    }
+}
+
+/// A worker on this thread, and a client of it.
+struct Bench {
+    worker: Worker,
+    client: UdpSocket,
+}
+
+impl Bench {
+    fn new(links: Vec<Arc<dyn Plugin>>) -> Self {
+        // The runtime is gone before the first query: whoever needs one will say so.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let process = Process::new(runtime.handle().clone());
+        drop(runtime);
+        let block = ServerBlock {
+            origin: Name::from_text("cluster.local").unwrap(),
+            server: "dns://:53".into(),
+            chain: Chain::new(links),
+            serves_chaos: false,
+        };
+        let metrics = Arc::new(ServerMetrics::new(&process.metrics, "dns://:53"));
+        let zones = Zones::new(vec![Arc::new(block)], metrics);
+        // A wildcard socket: the one that has to note which address was asked.
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        batch::prepare(&socket, &address, 1 << 20).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.connect(("127.0.0.1", address.port())).unwrap();
+        let zones = Arc::new(ArcSwap::from_pointee(zones));
+        let service = Service::new(address, zones, Limits::default(), &process);
+        Self {
+            worker: Worker::new(socket, service),
+            client,
+        }
+    }
+
+    /// Asks so often that every buffer is used, and returns the allocations of all rounds but the first.
+    fn ask(&mut self, name: &str, kind: RecordType, rcode: Rcode) -> u64 {
+        let question = query(name, kind);
+        let mut all = 0;
+        for round in 0..3 {
+            const QUERIES: usize = 5;
+            for _ in 0..QUERIES {
+                self.client.send(&question).unwrap();
+            }
+            let counted = allocations(|| {
+                let mut done = 0;
+                while done < QUERIES {
+                    done += self.worker.turn(true).expect("queries are waiting");
+                }
+            });
+            // What is grown once is kept.
+            all += if round == 0 { 0 } else { counted };
+            for _ in 0..QUERIES {
+                let mut reply = [0; 4096];
+                let length = self.client.recv(&mut reply).unwrap();
+                assert!(length >= question.len());
+                assert_eq!(u16::from(reply[3] & 0x0f), rcode.0, "{name} {kind}");
+            }
+        }
+        all
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A query with an OPT, as most clients send.
+fn query(name: &str, kind: RecordType) -> Vec<u8> {
+    let mut octets = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 1];
+    octets.extend_from_slice(Name::from_text(name).unwrap().as_ref().as_wire());
+    octets.extend_from_slice(&kind.0.to_be_bytes());
+    octets.extend_from_slice(&Class::IN.0.to_be_bytes());
+    octets.extend_from_slice(&[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]);
+    octets
+}
+
+#[test]
+fn the_allocator_is_counted() {
+    assert_eq!(allocations(|| drop(Box::new(1))), 2);
+}
+
+#[test]
+fn an_answer_from_memory_allocates_nothing() {
+    let memory = Memory {
+        apex: Name::from_text("cluster.local").unwrap(),
+        target: Name::from_text("web.shop.svc.cluster.local").unwrap(),
+    };
+    let mut bench = Bench::new(vec![
+        Arc::new(Onlooker),
+        Arc::new(Onlooker),
+        Arc::new(memory),
+    ]);
+    for (kind, rcode) in [
+        (RecordType::A, Rcode::NOERROR),
+        (RecordType::SRV, Rcode::NOERROR),
+        (RecordType::PTR, Rcode::NOERROR),
+        (RecordType::AAAA, Rcode::NXDOMAIN),
+    ] {
+        let name = "Web.Shop.svc.cluster.local";
+        assert_eq!(bench.ask(name, kind, rcode), 0, "{kind}");
+    }
+}
+
+#[test]
+fn a_refusal_and_a_failure_allocate_nothing() {
+    let mut bench = Bench::new(vec![Arc::new(Onlooker)]);
+    assert_eq!(
+        bench.ask("www.example.org", RecordType::A, Rcode::REFUSED),
+        0
+    );
+    assert_eq!(
+        bench.ask("web.cluster.local", RecordType::A, Rcode::SERVFAIL),
+        0
+    );
+}
