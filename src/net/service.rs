@@ -188,8 +188,9 @@ impl Service {
         }
     }
 
+    /// Counts and logs what a panic said. With `debug` the process ends here.
     #[cold]
-    fn note_panic(&self, panic: &(dyn Any + Send)) {
+    pub fn note_panic(&self, panic: &(dyn Any + Send)) {
         self.metrics.panics.inc();
         let what = panic
             .downcast_ref::<&str>()

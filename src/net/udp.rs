@@ -5,6 +5,7 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -72,13 +73,18 @@ impl Worker {
         while self.take_turn(false) && Instant::now() < ends {}
     }
 
-    /// One turn; false if nothing came.
+    /// One turn; false if nothing came. Whatever goes wrong, the worker stays: its share of the traffic has nobody
+    /// else. A panic that the guard of a single query did not see costs the batch.
     fn take_turn(&mut self, wait: bool) -> bool {
-        match self.turn(wait) {
-            Ok(count) => count != 0,
-            Err(error) => {
+        match catch_unwind(AssertUnwindSafe(|| self.turn(wait))) {
+            Ok(Ok(count)) => count != 0,
+            Ok(Err(error)) => {
                 self.note_failure(&error);
                 false
+            }
+            Err(panic) => {
+                self.service.note_panic(&*panic);
+                true
             }
         }
     }
