@@ -127,7 +127,7 @@ fn resume(
     }
     match verdict {
         Verdict::Next if was_rising => {}
-        Verdict::Next => return Chain::descend(exchange, depth + 1, floor),
+        Verdict::Next => return Chain::descend(&mut exchange, depth + 1, floor),
         Verdict::Reply(answer) => take(&mut exchange, answer, depth),
         Verdict::Fail(failure) => {
             exchange.fail(failure.rcode, failure.error);
@@ -135,7 +135,7 @@ fn resume(
         }
         Verdict::Drop => exchange.state.dropped = true,
     }
-    Chain::climb(exchange, depth, floor)
+    Chain::climb(&mut exchange, depth, floor)
 }
 
 fn take(exchange: &mut Exchange<'_>, answer: Answer, depth: usize) {

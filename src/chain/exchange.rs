@@ -126,11 +126,24 @@ impl<'e> Exchange<'e> {
         zones: &'e Arc<Zones>,
         out: &'e mut Vec<u8>,
     ) -> Self {
+        let qname = NameBuf::lower_of(query.qname());
+        Self::with_qname(query, qname, state, block, zones, out)
+    }
+
+    /// The same for a QNAME that is folded to lower case already.
+    pub(crate) fn with_qname(
+        query: &'e Query<'e>,
+        qname: NameBuf,
+        state: State,
+        block: &'e Arc<ServerBlock>,
+        zones: &'e Arc<Zones>,
+        out: &'e mut Vec<u8>,
+    ) -> Self {
         Self {
             query,
             reply: ReplyWriter::new(query, out),
             state,
-            qname: NameBuf::lower_of(query.qname()),
+            qname,
             block,
             zones,
             depth: 0,
@@ -347,17 +360,18 @@ pub(in crate::chain) struct Parts {
 }
 
 impl Exchange<'_> {
-    /// What has to be kept while waiting: the query's octets are copied once.
-    pub(in crate::chain) fn into_deferred(
-        self,
+    /// What has to be kept while waiting: the query's octets are copied once. The exchange is over then.
+    pub(in crate::chain) fn suspend(
+        &mut self,
         pending: crate::chain::plugin::Pending,
         floor: usize,
         rising: bool,
     ) -> Box<Deferred> {
         let reply = rising.then(|| self.reply.to_partial());
+        let nothing = State::new(self.state.arrival);
         let parts = Parts {
             message: self.query.message().into(),
-            state: self.state,
+            state: std::mem::replace(&mut self.state, nothing),
             block: Arc::clone(self.block),
             zones: Arc::clone(self.zones),
         };

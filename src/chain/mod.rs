@@ -68,20 +68,20 @@ impl Chain {
     }
 
     /// Runs the chain of the exchange's block as far as memory can take it, from the link `floor` on.
-    pub fn start(exchange: Exchange<'_>, floor: usize) -> Outcome {
-        Self::descend(exchange, floor, floor)
+    pub fn start(mut exchange: Exchange<'_>, floor: usize) -> Outcome {
+        Self::descend(&mut exchange, floor, floor)
     }
 
     /// Goes down from the link `from`. The climb will end above `floor`.
     pub(in crate::chain) fn descend(
-        mut exchange: Exchange<'_>,
+        exchange: &mut Exchange<'_>,
         from: usize,
         floor: usize,
     ) -> Outcome {
         let chain = &exchange.block().chain;
         for (depth, link) in chain.links.iter().enumerate().skip(from) {
             exchange.depth = depth;
-            match link.query(&mut exchange) {
+            match link.query(exchange) {
                 Step::Next => {}
                 Step::Answered => {
                     exchange.state.answered_by = Some(link.name());
@@ -101,14 +101,14 @@ impl Chain {
 
     /// Lets the links above `depth`, down to and with `floor`, see the reply.
     pub(in crate::chain) fn climb(
-        mut exchange: Exchange<'_>,
+        exchange: &mut Exchange<'_>,
         depth: usize,
         floor: usize,
     ) -> Outcome {
         let chain = &exchange.block().chain;
         for place in (floor..depth).rev() {
             exchange.depth = place;
-            match chain.links[place].reply(&mut exchange) {
+            match chain.links[place].reply(exchange) {
                 After::Done => {}
                 After::Defer(pending) => return Self::defer(exchange, pending, floor, true),
             }
@@ -120,7 +120,7 @@ impl Chain {
         Outcome::Reply
     }
 
-    fn defer(exchange: Exchange<'_>, pending: Pending, floor: usize, rising: bool) -> Outcome {
-        Outcome::Deferred(exchange.into_deferred(pending, floor, rising))
+    fn defer(exchange: &mut Exchange<'_>, pending: Pending, floor: usize, rising: bool) -> Outcome {
+        Outcome::Deferred(exchange.suspend(pending, floor, rising))
     }
 }

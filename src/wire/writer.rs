@@ -242,10 +242,12 @@ impl<'b> ReplyWriter<'b> {
         let start = self.out.len();
         let candidate_count = self.candidate_count;
         self.owner(owner);
-        self.out.extend_from_slice(&record_type.0.to_be_bytes());
-        self.out.extend_from_slice(&class.0.to_be_bytes());
-        self.out.extend_from_slice(&ttl.to_be_bytes());
-        self.out.extend_from_slice(&[0; 2]);
+        // One append instead of four: each one checks for room. RDLENGTH follows once it is known.
+        let mut fixed = [0; 10];
+        fixed[..2].copy_from_slice(&record_type.0.to_be_bytes());
+        fixed[2..4].copy_from_slice(&class.0.to_be_bytes());
+        fixed[4..8].copy_from_slice(&ttl.to_be_bytes());
+        self.out.extend_from_slice(&fixed);
         let rdata_at = self.out.len();
         write(&mut Rdata { writer: self });
         let Ok(length) = u16::try_from(self.out.len() - rdata_at) else {
@@ -514,14 +516,14 @@ impl ReplyOpt<'_> {
     }
 
     fn write(&self, rcode: Rcode, out: &mut Vec<u8>) {
-        out.push(0);
-        out.extend_from_slice(&RecordType::OPT.0.to_be_bytes());
-        out.extend_from_slice(&self.payload_size.to_be_bytes());
-        out.push(u8::try_from(rcode.0 >> 4 & 0xff).expect("eight bits fit"));
-        out.push(0);
-        out.extend_from_slice(&(u16::from(self.dnssec_ok) << 15).to_be_bytes());
+        let mut fixed = [0; 11];
+        fixed[1..3].copy_from_slice(&RecordType::OPT.0.to_be_bytes());
+        fixed[3..5].copy_from_slice(&self.payload_size.to_be_bytes());
+        fixed[5] = u8::try_from(rcode.0 >> 4 & 0xff).expect("eight bits fit");
+        fixed[7] = u8::from(self.dnssec_ok) << 7;
         let length = u16::try_from(self.len() - 11).expect("our options are short");
-        out.extend_from_slice(&length.to_be_bytes());
+        fixed[9..].copy_from_slice(&length.to_be_bytes());
+        out.extend_from_slice(&fixed);
         out.extend_from_slice(self.options);
         if let Some(error) = self.extended_error {
             out.extend_from_slice(&option_code::EXTENDED_ERROR.to_be_bytes());

@@ -113,7 +113,8 @@ impl Zones {
         if query.edns().is_some_and(|edns| edns.version != 0) {
             return self.refuse(&query, arrival, out, Rcode::BADVERS, None);
         }
-        let Some(block) = self.find(&NameBuf::lower_of(query.qname()), query.qtype()) else {
+        let qname = NameBuf::lower_of(query.qname());
+        let Some(block) = self.find(&qname, query.qtype()) else {
             let why = ExtendedError::new(ExtendedError::NOT_AUTHORITATIVE, "");
             return self.refuse(&query, arrival, out, Rcode::REFUSED, Some(why));
         };
@@ -121,7 +122,7 @@ impl Zones {
             return self.refuse(&query, arrival, out, Rcode::REFUSED, None);
         }
         Chain::start(
-            Exchange::new(&query, State::new(arrival), block, self, out),
+            Exchange::with_qname(&query, qname, State::new(arrival), block, self, out),
             0,
         )
     }
