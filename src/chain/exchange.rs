@@ -205,6 +205,16 @@ impl<'e> Exchange<'e> {
         }
     }
 
+    /// Octets that the reply as it is now would have on the wire, OPT included, if it were not cut to
+    /// [`Exchange::limit`].
+    pub fn uncut_len(&self) -> usize {
+        let opt_len = self.query.edns().map_or(0, |_| {
+            let error = self.state.extended_error.as_ref();
+            ReplyOpt::len_with(0, error)
+        });
+        self.reply.len() + opt_len
+    }
+
     /// Fills in header and OPT and cuts the reply to its limit.
     pub fn finish(&mut self) {
         let limit = self.limit();

@@ -38,6 +38,9 @@ pub mod ready;
 /// Answers liveness probes.
 pub mod health;
 
+/// Counts queries and replies.
+pub mod prometheus;
+
 /// Logs what went wrong further down.
 pub mod errors;
 
@@ -83,6 +86,7 @@ pub static PLUGINS: &[&Spec] = &[
     &debug::SPEC,
     &ready::SPEC,
     &health::SPEC,
+    &prometheus::SPEC,
     &errors::SPEC,
     &any::SPEC,
     &hosts::SPEC,

@@ -7,8 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prometheus::Registry;
 
 use crate::chain::exchange::Arrival;
+use crate::telemetry::requests::{RequestMetrics, Row, Sample};
+use crate::wire::HEADER_LEN;
 use crate::wire::code::Rcode;
 use crate::wire::query::Query;
+use crate::wire::writer::ReplyOpt;
 
 /// A group of metric families that some plugin counts in.
 pub trait Families: Any + Send + Sync + Sized {
@@ -49,14 +52,36 @@ impl Metrics {
 }
 
 /// What the server itself counts, whether or not a block loads `prometheus`.
-pub struct ServerMetrics {}
+pub struct ServerMetrics {
+    dropped: Arc<Row>,
+}
+
+/// The `zone` of queries that no plugin saw. It has no final dot, so it cannot be a zone.
+const DROPPED: &str = "dropped";
 
 impl ServerMetrics {
     /// For the listener with this `server` label.
-    pub fn new(_metrics: &Metrics, _server: &str) -> Self {
-        Self {}
+    pub fn new(metrics: &Metrics, server: &str) -> Self {
+        let requests = metrics.families::<RequestMetrics>();
+        Self {
+            dropped: requests.row(server, DROPPED, ""),
+        }
     }
 
-    /// Counts a query that no plugin saw, as zone `dropped`.
-    pub fn count_unserved(&self, _query: &Query<'_>, _arrival: &Arrival, _rcode: Rcode) {}
+    /// Counts a query that no plugin saw, as zone `dropped`. Its reply is the question and perhaps an OPT; the few
+    /// octets of an extended error are not counted.
+    pub fn count_unserved(&self, query: &Query<'_>, arrival: &Arrival, rcode: Rcode) {
+        let opt_len = query.edns().map_or(0, |_| ReplyOpt::len_with(0, None));
+        self.dropped.count(&Sample {
+            protocol: arrival.protocol,
+            is_ipv6: arrival.client.is_ipv6(),
+            qtype: query.qtype(),
+            dnssec_ok: query.dnssec_ok(),
+            request_len: query.message().len(),
+            response_len: HEADER_LEN + query.question_octets().len() + opt_len,
+            elapsed: arrival.received.elapsed(),
+            rcode,
+            plugin: "",
+        });
+    }
 }

@@ -8,3 +8,9 @@ pub mod lines;
 
 /// Log lines as CoreDNS prints them.
 pub mod logging;
+
+/// The families that every query counts in.
+pub mod requests;
+
+/// Metric families put together by hand.
+pub mod exposition;

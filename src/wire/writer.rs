@@ -512,7 +512,12 @@ impl<'b> ReplyWriter<'b> {
 impl ReplyOpt<'_> {
     /// Octets of the record.
     fn len(&self) -> usize {
-        11 + self.options.len() + self.extended_error.map_or(0, |error| 6 + error.text.len())
+        Self::len_with(self.options.len(), self.extended_error)
+    }
+
+    /// Octets that such a record has with so many octets of further options.
+    pub fn len_with(options: usize, extended_error: Option<&ExtendedError>) -> usize {
+        11 + options + extended_error.map_or(0, |error| 6 + error.text.len())
     }
 
     fn write(&self, rcode: Rcode, out: &mut Vec<u8>) {
