@@ -42,6 +42,9 @@ pub mod protobuf;
 #[cfg(feature = "kubernetes")]
 pub mod thread;
 
+/// The same objects from files.
+pub mod manifests;
+
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};

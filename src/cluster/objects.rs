@@ -141,6 +141,16 @@ impl Object {
         }
     }
 
+    /// Identity and version, to be changed.
+    pub fn meta_mut(&mut self) -> &mut Meta {
+        match self {
+            Self::Namespace(meta) => meta,
+            Self::Service(service) => &mut service.meta,
+            Self::EndpointSlice(slice) => &mut slice.meta,
+            Self::Pod(pod) => &mut pod.meta,
+        }
+    }
+
     /// The resource it belongs to.
     pub fn resource(&self) -> Resource {
         match self {

@@ -1,0 +1,300 @@
+//! The same objects from files: YAML with several documents or JSON, a file or a folder, Lists, what
+//! `kubectl get -o yaml` prints.
+//!
+//! ```text
+//! notify --a file changed--> wait for quiet --> read all files --all good--> one list per resource --> ObjectSink
+//!                                                    '--any fault--> reported with its place; the last good state stays
+//! ```
+//!
+//! Every load is a relist, and the sink applies it as a difference. Namespaces that are not listed are implied by the
+//! objects in them; an object without a namespace belongs to `default`, as `kubectl apply` has it.
+
+mod document;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use notify::{EventKind, RecursiveMode, Watcher};
+use tokio::sync::Notify;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::cluster::ObjectSink;
+use crate::cluster::decode::DecodeError;
+use crate::cluster::objects::{Meta, Object, Resource};
+
+/// Octets that one file may have.
+pub const FILE_SIZE_MAX: u64 = 64 << 20;
+
+/// Files that one folder may hold.
+pub const FILES_MAX: usize = 4096;
+
+/// How long files must be quiet before they are read: an editor writes in several steps.
+const QUIET: Duration = Duration::from_millis(50);
+
+/// What is wrong with one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileFault {
+    /// Which.
+    pub path: PathBuf,
+    /// What, and where in it.
+    pub error: DecodeError,
+}
+
+impl FileFault {
+    fn new(path: &Path, message: impl fmt::Display) -> Self {
+        Self {
+            path: path.to_owned(),
+            error: DecodeError {
+                place: None,
+                message: message.to_string(),
+            },
+        }
+    }
+}
+
+impl fmt::Display for FileFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let separator = if self.error.place.is_some() {
+            ":"
+        } else {
+            ": "
+        };
+        write!(f, "{}{separator}{}", self.path.display(), self.error)
+    }
+}
+
+/// Reads all objects of these files and folders, in order. Either everything is good, or all faults come back.
+pub fn load(paths: &[PathBuf]) -> Result<Vec<Object>, Vec<FileFault>> {
+    let (mut objects, mut faults) = (Vec::new(), Vec::new());
+    for path in paths {
+        match files_of(path) {
+            Ok(files) => {
+                for file in files {
+                    load_file(&file, &mut objects, &mut faults);
+                }
+            }
+            Err(fault) => faults.push(fault),
+        }
+    }
+    if faults.is_empty() {
+        Ok(objects)
+    } else {
+        Err(faults)
+    }
+}
+
+/// The file itself, or a folder's files that look like manifests, sorted. Hidden ones are left out: the data folders
+/// of a mounted ConfigMap, editors' swap files.
+fn files_of(path: &Path) -> Result<Vec<PathBuf>, FileFault> {
+    let fault = |error: std::io::Error| FileFault::new(path, error);
+    if !std::fs::metadata(path).map_err(fault)?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(fault)? {
+        let file = entry.map_err(fault)?.path();
+        let hidden = file
+            .file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let manifest = file
+            .extension()
+            .is_some_and(|end| end == "yaml" || end == "yml" || end == "json");
+        if manifest && !hidden {
+            files.push(file);
+        }
+        if files.len() > FILES_MAX {
+            return Err(FileFault::new(
+                path,
+                format_args!("more than {FILES_MAX} files"),
+            ));
+        }
+    }
+    files.sort_unstable();
+    Ok(files)
+}
+
+fn load_file(path: &Path, objects: &mut Vec<Object>, faults: &mut Vec<FileFault>) {
+    let text = match read(path) {
+        Ok(text) => text,
+        Err(fault) => return faults.push(fault),
+    };
+    let is_json = path.extension().is_some_and(|end| end == "json");
+    document::read(&text, is_json, &mut |event| match event {
+        document::Event::Object(object) => objects.push(placed(object)),
+        document::Event::Ignored { api_version, kind } => {
+            tracing::debug!(target: "plugin/kubernetes", "`{}`: `{api_version}` `{kind}` is not looked at", path.display());
+        }
+        document::Event::Fault(error) => faults.push(FileFault {
+            path: path.to_owned(),
+            error,
+        }),
+    });
+}
+
+fn read(path: &Path) -> Result<String, FileFault> {
+    use std::io::Read;
+    let fault = |error: std::io::Error| FileFault::new(path, error);
+    let file = std::fs::File::open(path).map_err(fault)?;
+    let mut octets = Vec::new();
+    // The bound holds for what is read, not for what the file says of itself: it may be a pipe, or growing.
+    file.take(FILE_SIZE_MAX + 1)
+        .read_to_end(&mut octets)
+        .map_err(fault)?;
+    if octets.len() as u64 > FILE_SIZE_MAX {
+        return Err(FileFault::new(
+            path,
+            format_args!("more than {} MiB", FILE_SIZE_MAX >> 20),
+        ));
+    }
+    String::from_utf8(octets).map_err(|_| FileFault::new(path, "not UTF-8"))
+}
+
+/// Gives an object its namespace. Its version goes: whoever edits a file leaves it as it is.
+fn placed(mut object: Object) -> Object {
+    let default_namespace = if object.resource() == Resource::Namespaces {
+        ""
+    } else {
+        "default"
+    };
+    let meta = object.meta_mut();
+    meta.resource_version = Box::default();
+    if meta.namespace.is_empty() {
+        meta.namespace = default_namespace.into();
+    }
+    object
+}
+
+/// Hands a whole cluster over as one list per resource.
+fn feed(objects: Vec<Object>, wanted: &[Resource], sink: &dyn ObjectSink) {
+    let mut namespaces = BTreeSet::new();
+    let mut by_resource: [Vec<Object>; 4] = Default::default();
+    for object in objects {
+        let meta = object.meta();
+        let namespace = match object.resource() {
+            Resource::Namespaces => &meta.name,
+            _ => &meta.namespace,
+        };
+        namespaces.insert(namespace.clone());
+        if object.resource() != Resource::Namespaces {
+            by_resource[object.resource() as usize].push(object);
+        }
+    }
+    let namespace = |name| Meta {
+        name,
+        ..Meta::default()
+    };
+    by_resource[Resource::Namespaces as usize] = namespaces
+        .into_iter()
+        .map(|name| Object::Namespace(namespace(name)))
+        .collect();
+    for &resource in wanted {
+        sink.list_started(resource);
+        for object in std::mem::take(&mut by_resource[resource as usize]) {
+            sink.listed(object);
+        }
+        sink.list_finished(resource);
+    }
+}
+
+/// Keeps files watched; when it is dropped that stops.
+pub struct Manifests {
+    _watcher: notify::RecommendedWatcher,
+    _stop: DropGuard,
+}
+
+/// Reads the files, then watches them. What is wrong with them now is an error; what goes wrong later is reported, and
+/// the last good state stays.
+pub fn start(
+    paths: Vec<PathBuf>,
+    wanted: &[Resource],
+    sink: Arc<dyn ObjectSink>,
+    runtime: &tokio::runtime::Handle,
+) -> Result<Manifests, Vec<FileFault>> {
+    // Watched before they are read, so that no change falls between.
+    let changed = Arc::new(Notify::new());
+    let watcher = watch(&paths, Arc::clone(&changed))?;
+    feed(load(&paths)?, wanted, &*sink);
+    let stop = CancellationToken::new();
+    let (stopped, wanted) = (stop.clone(), wanted.to_vec());
+    runtime.spawn(async move {
+        tokio::select! {
+            () = stopped.cancelled() => {}
+            () = follow(paths, wanted, sink, changed) => {}
+        }
+    });
+    Ok(Manifests {
+        _watcher: watcher,
+        _stop: stop.drop_guard(),
+    })
+}
+
+/// Watches the folders that the paths stand in: a file that is replaced, or reached through a changed link, is another
+/// file, but its folder stays.
+fn watch(
+    paths: &[PathBuf],
+    changed: Arc<Notify>,
+) -> Result<notify::RecommendedWatcher, Vec<FileFault>> {
+    let first = paths.first().map_or(Path::new("."), |path| path);
+    let fault = |path: &Path, error: notify::Error| vec![FileFault::new(path, error)];
+    let handler = move |event: notify::Result<notify::Event>| {
+        // Our own reading is an access. An error means that events were lost, so anything may have changed.
+        if !event.is_ok_and(|event| matches!(event.kind, EventKind::Access(_))) {
+            changed.notify_one();
+        }
+    };
+    let mut watcher = notify::recommended_watcher(handler).map_err(|error| fault(first, error))?;
+    let mut folders = BTreeSet::new();
+    for path in paths {
+        let parent = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        folders.insert(parent.unwrap_or(Path::new(".")));
+        if path.is_dir() {
+            folders.insert(path);
+        }
+    }
+    for folder in folders {
+        watcher
+            .watch(folder, RecursiveMode::NonRecursive)
+            .map_err(|error| fault(folder, error))?;
+    }
+    Ok(watcher)
+}
+
+async fn follow(
+    paths: Vec<PathBuf>,
+    wanted: Vec<Resource>,
+    sink: Arc<dyn ObjectSink>,
+    changed: Arc<Notify>,
+) {
+    let paths = Arc::new(paths);
+    loop {
+        changed.notified().await;
+        while tokio::time::timeout(QUIET, changed.notified())
+            .await
+            .is_ok()
+        {}
+        let (paths, wanted, sink) = (Arc::clone(&paths), wanted.clone(), Arc::clone(&sink));
+        // Large files are read apart from the threads that everything else waits on.
+        let loaded = tokio::task::spawn_blocking(move || match load(&paths) {
+            Ok(objects) => {
+                feed(objects, &wanted, &*sink);
+                tracing::info!(target: "plugin/kubernetes", "manifests changed and were read again");
+            }
+            Err(faults) => {
+                for fault in faults {
+                    tracing::error!(target: "plugin/kubernetes", "{fault}; the last good state stays");
+                }
+            }
+        });
+        if loaded.await.is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
