@@ -532,14 +532,17 @@ impl ServiceRecord {
             .map(|(_, view)| Arc::clone(view))
             .collect();
         // Two slices may give one Pod's host name to its two families, so names are trusted within one slice only.
-        let names_distinct = slices.len() < 2 || !slices.iter().any(|slice| slice.is_named());
-        let distinct =
-            self.extra.is_empty() && names_distinct && slices.iter().all(|slice| slice.distinct);
+        let names_distinct = match &*slices {
+            [] => true,
+            [slice] => slice.names_distinct,
+            slices => !slices.iter().any(|slice| slice.is_named()),
+        };
         self.slot.replace(ServiceView {
             kind,
             ports,
             slices,
-            distinct,
+            addresses_distinct: self.extra.is_empty(),
+            names_distinct,
         });
     }
 

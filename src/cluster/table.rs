@@ -72,8 +72,10 @@ pub struct ServiceView {
     pub ports: Arc<[Port]>,
     /// Its EndpointSlices, in the order of their names.
     pub slices: Box<[Arc<SliceView>]>,
-    /// No address and no host name stands in it twice, so nobody needs to look for duplicates.
-    pub distinct: bool,
+    /// No address stands in it twice, so nobody needs to look for duplicates.
+    pub addresses_distinct: bool,
+    /// No host name stands in it twice.
+    pub names_distinct: bool,
 }
 
 /// What a Service's name stands for, as readers need it.
@@ -106,7 +108,8 @@ impl ServiceView {
             kind: ViewKind::Absent,
             ports: Arc::new([]),
             slices: Box::new([]),
-            distinct: true,
+            addresses_distinct: true,
+            names_distinct: true,
         }
     }
 
@@ -134,7 +137,7 @@ pub struct SliceView {
     v4: Box<[Ipv4Addr]>,
     v6: Box<[Ipv6Addr]>,
     names: Option<Names>,
-    pub(in crate::cluster) distinct: bool,
+    pub(in crate::cluster) names_distinct: bool,
 }
 
 /// Host names of a slice's endpoints, first IPv4, then IPv6, in one piece of text.
@@ -170,14 +173,12 @@ impl SliceView {
         backends: impl Iterator<Item = (IpAddr, Option<&'n [u8]>)> + Clone,
     ) -> Self {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        let mut seen_addresses = hashbrown::HashSet::<IpAddr, State>::default();
-        let mut seen_names = hashbrown::HashSet::<&[u8], State>::default();
-        let (mut distinct, mut named) = (true, false);
+        let mut seen = hashbrown::HashSet::<&[u8], State>::default();
+        let (mut names_distinct, mut named) = (true, false);
         for (address, name) in backends.clone() {
-            distinct &= seen_addresses.insert(address);
             if let Some(name) = name {
                 named = true;
-                distinct &= seen_names.insert(name);
+                names_distinct &= seen.insert(name);
             }
             match address {
                 IpAddr::V4(address) => v4.push(address),
@@ -206,7 +207,7 @@ impl SliceView {
             v4: v4.into(),
             v6: v6.into(),
             names,
-            distinct,
+            names_distinct,
         }
     }
 
@@ -237,16 +238,43 @@ impl SliceView {
         v4.chain(self.v6.iter().copied().map(IpAddr::V6))
     }
 
+    /// The endpoint at this place, IPv4 first.
+    pub fn backend(&self, index: usize) -> Option<Backend<'_>> {
+        let address = match index.checked_sub(self.v4.len()) {
+            None => IpAddr::V4(self.v4[index]),
+            Some(index) => IpAddr::V6(*self.v6.get(index)?),
+        };
+        Some(Backend {
+            slice: self,
+            address,
+            name: self.names.as_ref().and_then(|names| names.get(index)),
+        })
+    }
+
     /// All endpoints, IPv4 first.
     pub fn backends(&self) -> impl Iterator<Item = Backend<'_>> {
-        self.addresses()
-            .enumerate()
-            .map(|(index, address)| Backend {
-                slice: self,
-                address,
-                name: self.names.as_ref().and_then(|names| names.get(index)),
-            })
+        (0..self.len()).map_while(|index| self.backend(index))
     }
+
+    /// The endpoints with this address; mostly one.
+    pub fn backends_at(&self, address: IpAddr) -> impl Iterator<Item = Backend<'_>> {
+        let (v4, v6) = match address {
+            IpAddr::V4(address) => (Some(address), None),
+            IpAddr::V6(address) => (None, Some(address)),
+        };
+        let v4 = v4.into_iter().flat_map(|wanted| places(&self.v4, wanted));
+        let v6 = v6.into_iter().flat_map(|wanted| places(&self.v6, wanted));
+        v4.chain(v6.map(|index| self.v4.len() + index))
+            .filter_map(|index| self.backend(index))
+    }
+}
+
+fn places<A: PartialEq + Copy>(addresses: &[A], wanted: A) -> impl Iterator<Item = usize> {
+    let equal = addresses
+        .iter()
+        .enumerate()
+        .filter(move |&(_, address)| *address == wanted);
+    equal.map(|(index, _)| index)
 }
 
 /// The Services that an address belongs to, as their own or behind them. Mostly one.
@@ -348,9 +376,26 @@ mod tests {
     }
 
     #[test]
-    fn a_slice_knows_whether_anything_stands_in_it_twice() {
-        assert!(view(&[("10.0.0.1", Some("a")), ("10.0.0.2", None)]).distinct);
-        assert!(!view(&[("10.0.0.1", None), ("10.0.0.1", None)]).distinct);
-        assert!(!view(&[("10.0.0.1", Some("a")), ("10.0.0.2", Some("a"))]).distinct);
+    fn a_slice_knows_whether_a_name_stands_in_it_twice() {
+        assert!(view(&[("10.0.0.1", Some("a")), ("10.0.0.2", None)]).names_distinct);
+        assert!(!view(&[("10.0.0.1", Some("a")), ("10.0.0.2", Some("a"))]).names_distinct);
+    }
+
+    #[test]
+    fn endpoints_are_found_by_address() {
+        let view = view(&[
+            ("10.0.0.1", Some("a")),
+            ("fd00::1", Some("b")),
+            ("10.0.0.1", None),
+        ]);
+        let names = |address: &str| -> Vec<_> {
+            let found = view.backends_at(address.parse().expect("an address"));
+            found
+                .map(|backend| backend.name.map(<[u8]>::to_vec))
+                .collect()
+        };
+        assert_eq!(names("10.0.0.1"), [Some(b"a".to_vec()), None]);
+        assert_eq!(names("fd00::1"), [Some(b"b".to_vec())]);
+        assert!(names("10.0.0.2").is_empty());
     }
 }

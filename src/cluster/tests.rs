@@ -159,7 +159,7 @@ fn an_address_in_two_slices_stays_until_both_let_go() {
             .table
             .service(b"\x03web\x04shop")
             .expect("a view")
-            .distinct
+            .addresses_distinct
     );
     cluster.applied(slice("web-1", "web", "4", &["10.1.0.2"]));
     assert_eq!(owners(&cluster, "10.1.0.1"), ["web.shop"]);
@@ -168,7 +168,7 @@ fn an_address_in_two_slices_stays_until_both_let_go() {
             .table
             .service(b"\x03web\x04shop")
             .expect("a view")
-            .distinct
+            .addresses_distinct
     );
     cluster.deleted(Resource::EndpointSlices, "shop", "web-2");
     assert!(owners(&cluster, "10.1.0.1").is_empty());

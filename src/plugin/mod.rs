@@ -50,6 +50,9 @@ pub mod any;
 /// Answers from a hosts file.
 pub mod hosts;
 
+/// Answers the names of a cluster.
+pub mod kubernetes;
+
 /// `loop`: notices that we forward to ourselves.
 pub mod loop_guard;
 
@@ -90,6 +93,7 @@ pub static PLUGINS: &[&Spec] = &[
     &errors::SPEC,
     &any::SPEC,
     &hosts::SPEC,
+    &kubernetes::SPEC,
     &loop_guard::SPEC,
     &forward::SPEC,
     &whoami::SPEC,

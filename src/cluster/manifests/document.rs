@@ -103,7 +103,7 @@ fn yaml_error(error: &serde_saphyr::Error) -> DecodeError {
 /// wherever it stands, also within a block of text (YAML 1.2.2, section 9.1.2).
 fn documents(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut rest = Some((0, text));
-    let mut next = move || {
+    let next = move || {
         let (line, text) = rest?;
         let mut at = 0;
         for (number, content) in text.split_inclusive('\n').enumerate() {
@@ -122,7 +122,7 @@ fn documents(text: &str) -> impl Iterator<Item = (usize, &str)> {
         rest = None;
         Some((line, text))
     };
-    std::iter::from_fn(move || next()).filter(|(_, document)| has_content(document))
+    std::iter::from_fn(next).filter(|(_, document)| has_content(document))
 }
 
 fn has_content(document: &str) -> bool {

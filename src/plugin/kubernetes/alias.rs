@@ -1,0 +1,211 @@
+//! ExternalName: an alias chain, within the zone from the table, out of it by asking the whole server.
+//!
+//! A chain that ends in nothing is not shown: the name has no data. One that leads out of the zone is shown even where
+//! the other side denies its target, since its owner exists.
+
+use crate::chain::exchange::{Exchange, Resolution};
+use crate::chain::plugin::{Answer, Failure, Step, Verdict};
+use crate::cluster::table::{Alias, ViewKind};
+use crate::plugin::kubernetes::answer::Soa;
+use crate::plugin::kubernetes::{Asked, Finding, Kubernetes, service};
+use crate::wire::MESSAGE_MAX;
+use crate::wire::code::{Rcode, RecordType};
+use crate::wire::name::{Name, NameBuf, NameRef};
+use crate::wire::query::{Query, flag};
+use crate::wire::record::{Records, Section};
+use crate::wire::writer::{Owner, ReplyWriter};
+
+/// CNAME records that one chain may have.
+const CHAIN_MAX: usize = 11;
+
+impl Kubernetes {
+    /// Follows an alias from QNAME.
+    pub(super) fn follow(
+        &self,
+        exchange: &mut Exchange<'_>,
+        asked: &Asked<'_>,
+        zone: NameRef<'_>,
+        first: Name,
+    ) -> Step {
+        let mut chain = Chain {
+            targets: Vec::new(),
+            ttl: self.ttl,
+        };
+        let mut target = first;
+        loop {
+            if !chain.may_add(exchange.query.qname(), &target) {
+                return self.dead_end(exchange, asked);
+            }
+            chain.targets.push(target);
+            let target_name = chain.targets.last().expect("one was added").as_ref();
+            let Some(split) = target_name.prefix_len(zone) else {
+                return self.ask(exchange, asked, chain);
+            };
+            let lower = NameBuf::lower_of(target_name);
+            let next = Asked {
+                name: lower.as_ref(),
+                split,
+                qtype: asked.qtype,
+            };
+            match self.find(&next) {
+                Finding::Service(_, view) if matches!(view.kind, ViewKind::ExternalName(_)) => {
+                    let ViewKind::ExternalName(Alias::Name(further)) = &view.kind else {
+                        return self.dead_end(exchange, asked);
+                    };
+                    target = further.clone();
+                }
+                found => {
+                    chain.write(&mut exchange.reply);
+                    let aliases = exchange.reply.count(Section::Answer);
+                    self.write_target(&next, found, target_name, zone, &mut exchange.reply);
+                    if exchange.reply.count(Section::Answer) == aliases {
+                        return self.dead_end(exchange, asked);
+                    }
+                    return Step::Answered;
+                }
+            }
+        }
+    }
+
+    /// Writes the addresses at the end of a chain within the zone.
+    fn write_target(
+        &self,
+        asked: &Asked<'_>,
+        found: Finding<'_>,
+        owner: NameRef<'_>,
+        zone: NameRef<'_>,
+        reply: &mut ReplyWriter<'_>,
+    ) {
+        let owner = Owner::Name(owner);
+        match found {
+            Finding::Service(place, view) => {
+                service::write_addresses(&view, place.part, asked.qtype, owner, self.ttl, reply);
+            }
+            Finding::Pod { address, .. } if address.is_ipv4() == (asked.qtype == RecordType::A) => {
+                reply.address(owner, self.ttl, address);
+            }
+            Finding::NameServerAddresses => {
+                self.write_name_server_addresses(asked, owner, zone, reply)
+            }
+            _ => {}
+        }
+    }
+
+    fn dead_end(&self, exchange: &mut Exchange<'_>, asked: &Asked<'_>) -> Step {
+        exchange.reply.reset();
+        exchange.reply.authoritative = true;
+        self.no_data(exchange, asked);
+        Step::Answered
+    }
+
+    /// Asks the whole server for the end of the chain.
+    fn ask(&self, exchange: &mut Exchange<'_>, asked: &Asked<'_>, chain: Chain) -> Step {
+        let target = chain
+            .targets
+            .last()
+            .expect("a chain has at least one target")
+            .as_ref();
+        let resolution = exchange.resolve(target, asked.qtype);
+        let soa = self.soa(asked);
+        match resolution {
+            Resolution::Ready(reply) => {
+                chain.finish(reply.as_deref(), soa, &mut exchange.reply);
+                Step::Answered
+            }
+            Resolution::Waiting(reply) => {
+                let message: Box<[u8]> = exchange.query.message().into();
+                Step::Defer(Box::pin(async move {
+                    chain.verdict(&message, reply.await.as_deref(), soa)
+                }))
+            }
+        }
+    }
+}
+
+/// The targets of the aliases so far; the first one's owner is QNAME, each other's the target before it.
+struct Chain {
+    targets: Vec<Name>,
+    ttl: u32,
+}
+
+impl Chain {
+    /// Whether an alias to `target` leads on: the chain is not too long, and nothing comes back to where it was.
+    fn may_add(&self, qname: NameRef<'_>, target: &Name) -> bool {
+        let owner = self.targets.last().map_or(qname, Name::as_ref);
+        let target = target.as_ref();
+        self.targets.len() < CHAIN_MAX
+            && !target.is_at_or_below(owner)
+            && !self.targets.iter().any(|before| before.as_ref() == target)
+    }
+
+    fn write(&self, reply: &mut ReplyWriter<'_>) {
+        let mut owner = Owner::Question;
+        for target in &self.targets {
+            reply.name_record(owner, RecordType::CNAME, self.ttl, target.as_ref());
+            owner = Owner::Name(target.as_ref());
+        }
+    }
+
+    /// Writes the chain and what the server said about its end; without any reply, the name has no data.
+    fn finish(&self, said: Option<&[u8]>, soa: Soa, reply: &mut ReplyWriter<'_>) {
+        reply.authoritative = true;
+        let Some(message) = said else {
+            reply.go_to(Section::Authority);
+            return soa.write(reply);
+        };
+        self.write(reply);
+        reply.truncated |= message.get(2).is_some_and(|octet| octet & flag::TC != 0);
+        copy_answer(message, reply);
+    }
+
+    /// The same as a whole message, for a query that waited.
+    fn verdict(&self, query: &[u8], said: Option<&[u8]>, soa: Soa) -> Verdict {
+        let Ok(query) = Query::parse(query) else {
+            return Verdict::Fail(Failure {
+                rcode: Rcode::SERVFAIL,
+                error: "the query was changed while it waited".into(),
+                extended_error: None,
+            });
+        };
+        let mut message = Vec::with_capacity(512);
+        let mut reply = ReplyWriter::new(&query, &mut message);
+        self.finish(said, soa, &mut reply);
+        reply.finish(&query, MESSAGE_MAX, None);
+        Verdict::Reply(Answer {
+            message,
+            ..Answer::default()
+        })
+    }
+}
+
+/// Copies the answer section of a message. Types whose RDATA may hold compressed names and that answer no question for
+/// addresses are left out.
+fn copy_answer(message: &[u8], reply: &mut ReplyWriter<'_>) {
+    let Ok(records) = Records::of_message(message) else {
+        return;
+    };
+    for (section, record) in records.flatten() {
+        if section != Section::Answer {
+            return;
+        }
+        let owner = record.owner();
+        let owner = Owner::Name(owner.as_ref());
+        match record.record_type {
+            RecordType::CNAME | RecordType::DNAME => {
+                if let Ok(target) = record.rdata_name() {
+                    reply.name_record(owner, record.record_type, record.ttl, target.as_ref());
+                }
+            }
+            RecordType::A | RecordType::AAAA | RecordType::RRSIG => {
+                reply.record(
+                    owner,
+                    record.record_type,
+                    record.class,
+                    record.ttl,
+                    |rdata| rdata.octets(record.rdata()),
+                );
+            }
+            _ => {}
+        }
+    }
+}

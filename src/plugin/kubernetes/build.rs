@@ -1,0 +1,231 @@
+//! From a configuration to a running plugin: the source of the cluster, the wait at start, readiness.
+
+use std::any::Any;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use prometheus::{HistogramOpts, HistogramVec, Registry};
+
+use crate::chain::plugin::Plugin;
+use crate::cluster::objects::Resource;
+use crate::cluster::{Cluster, Feed, ObjectSink, manifests, trigger};
+use crate::plugin::kubernetes::config::KubernetesConfig;
+use crate::plugin::kubernetes::{Kubernetes, PodMode, SPEC, nameserver};
+use crate::plugin::{BuildError, Config};
+use crate::server::assembly::Assembly;
+use crate::server::process::Process;
+use crate::telemetry::metrics::Families;
+use crate::wire::name::{Name, NameBuf};
+
+/// Time between two lines that say we are waiting.
+const WAIT_LINE_INTERVAL: Duration = Duration::from_millis(500);
+
+struct KubernetesMetrics {
+    programming_duration: HistogramVec,
+}
+
+impl Families for KubernetesMetrics {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let options = HistogramOpts::new(
+            "coredns_kubernetes_dns_programming_duration_seconds",
+            "time from the change of a Service's endpoints to its being answered",
+        );
+        // 1 ms to about 9 minutes.
+        let buckets = prometheus::exponential_buckets(0.001, 2.0, 20)?;
+        let programming_duration = HistogramVec::new(options.buckets(buckets), &["service_kind"])?;
+        registry.register(Box::new(programming_duration.clone()))?;
+        Ok(Self {
+            programming_duration,
+        })
+    }
+}
+
+impl KubernetesMetrics {
+    /// Counts one change of endpoints, stamped with the time of its cause.
+    fn observe(&self, headless: bool, time: &str) {
+        let Some(cause) = trigger::parse_time(time) else {
+            tracing::warn!(target: "plugin/kubernetes", "`{time}` is not the time of a change (RFC 3339)");
+            return;
+        };
+        let kind = if headless {
+            "headless_with_selector"
+        } else {
+            "cluster_ip"
+        };
+        // Clocks differ: what comes from the future took no time.
+        let took = SystemTime::now().duration_since(cause).unwrap_or_default();
+        self.programming_duration
+            .with_label_values(&[kind])
+            .observe(took.as_secs_f64());
+    }
+}
+
+impl Config for KubernetesConfig {
+    fn build(&self, assembly: &mut Assembly<'_>) -> Result<Vec<Arc<dyn Plugin>>, BuildError> {
+        let process = Arc::clone(assembly.process);
+        let key = self.feed_key(assembly.root);
+        let feed = process
+            .shared
+            .get_or_try(&key, || self.feed(assembly.root, &process))?;
+        let (waiting, timeout) = (Arc::clone(&feed.cluster), self.startup_timeout);
+        assembly
+            .generation
+            .before_serving
+            .push(Box::pin(async move {
+                wait(&waiting, timeout).await;
+                Ok(())
+            }));
+        let probed = Arc::clone(&feed.cluster);
+        let probe = Arc::new(move || probed.synced());
+        assembly
+            .generation
+            .readiness
+            .push((SPEC.name.to_owned(), probe));
+        let local_addresses = nameserver::local_addresses(assembly.generation.bind.as_deref());
+        Ok(vec![Arc::new(self.plugin(feed, local_addresses))])
+    }
+}
+
+impl KubernetesConfig {
+    fn plugin(&self, feed: Arc<Feed>, local_addresses: Box<[IpAddr]>) -> Kubernetes {
+        let mut zones = self.zones.clone();
+        zones.sort_by_key(|zone| std::cmp::Reverse(zone.as_ref().len()));
+        let mut service_suffix = NameBuf::new();
+        service_suffix.push_label(b"svc").expect("a label");
+        let primary = service_suffix.push_name(self.primary_zone.as_ref());
+        primary.expect("the parser keeps zones short enough");
+        let namespaces = self.namespaces.as_ref();
+        Kubernetes {
+            feed,
+            zones: zones.into(),
+            service_suffix: service_suffix.as_ref().to_name(),
+            ttl: self.ttl,
+            pods: self.pods,
+            namespaces: namespaces.map(|names| {
+                names
+                    .iter()
+                    .filter_map(|name| namespace_label(name))
+                    .collect()
+            }),
+            ignore_empty_service: self.ignore_empty_service,
+            fallthrough: self.fallthrough.clone(),
+            local_addresses,
+        }
+    }
+
+    fn resources(&self) -> Vec<Resource> {
+        let mut resources = vec![Resource::Namespaces, Resource::Services];
+        if self.endpoints {
+            resources.push(Resource::EndpointSlices);
+        }
+        if self.pods == PodMode::Verified {
+            resources.push(Resource::Pods);
+        }
+        resources
+    }
+
+    /// All that one cluster differs from another in: blocks and generations with the same share it.
+    fn feed_key(&self, root: &Path) -> String {
+        let selectors = (&self.labels, &self.namespace_labels);
+        let source = (&self.manifests, &self.api, root);
+        let resources = self.resources();
+        format!(
+            "{source:?} {resources:?} {} {selectors:?}",
+            self.endpoint_pod_names
+        )
+    }
+
+    fn feed(&self, root: &Path, process: &Arc<Process>) -> Result<Arc<Feed>, BuildError> {
+        let cluster = Arc::new(Cluster::new(&self.resources(), self.endpoint_pod_names));
+        let metrics = process.metrics.families::<KubernetesMetrics>();
+        cluster.observe_triggers(Box::new(move |headless, time| {
+            metrics.observe(headless, time)
+        }));
+        let sink: Arc<dyn ObjectSink> = cluster.clone();
+        let source: Arc<dyn Any + Send + Sync> = if self.manifests.is_empty() {
+            self.watch_api(root, sink, process)?
+        } else {
+            let paths = self.manifests.iter().map(|path| root.join(path)).collect();
+            let started = manifests::start(paths, cluster.wanted(), sink, &process.runtime);
+            Arc::new(started.map_err(|faults| {
+                let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
+                BuildError(lines.join("; "))
+            })?)
+        };
+        Ok(Arc::new(Feed { cluster, source }))
+    }
+
+    #[cfg(feature = "kubernetes")]
+    fn watch_api(
+        &self,
+        root: &Path,
+        sink: Arc<dyn ObjectSink>,
+        process: &Arc<Process>,
+    ) -> Result<Arc<dyn Any + Send + Sync>, BuildError> {
+        use crate::cluster::source::ApiSource;
+        use crate::cluster::watch;
+        let mut source = self.api.clone();
+        match &mut source {
+            ApiSource::Kubeconfig { path, .. } => *path = root.join(&*path),
+            ApiSource::Endpoint {
+                tls: Some(files), ..
+            } => {
+                for file in files {
+                    *file = root.join(&*file);
+                }
+            }
+            ApiSource::Endpoint { .. } | ApiSource::Default => {}
+        }
+        let plan = watch::WatchPlan {
+            resources: self.resources(),
+            label_selector: self.labels.clone(),
+            namespace_label_selector: self.namespace_labels.clone(),
+        };
+        Ok(watch::start(source, plan, sink, process)?)
+    }
+
+    #[cfg(not(feature = "kubernetes"))]
+    fn watch_api(
+        &self,
+        _: &Path,
+        _: Arc<dyn ObjectSink>,
+        _: &Arc<Process>,
+    ) -> Result<Arc<dyn Any + Send + Sync>, BuildError> {
+        Err(BuildError(
+            "this build reads `manifests` only: it has no API client".to_owned(),
+        ))
+    }
+}
+
+/// Waits for the first lists, but not for ever: forwarding must work without the API server.
+async fn wait(cluster: &Cluster, timeout: Duration) {
+    let synced = cluster.wait_synced();
+    tokio::pin!(synced);
+    let deadline = tokio::time::sleep(timeout);
+    tokio::pin!(deadline);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut synced => return,
+            () = &mut deadline => {
+                if !timeout.is_zero() {
+                    tracing::warn!(target: "plugin/kubernetes", "starting server with unsynced Kubernetes API");
+                }
+                return;
+            }
+            () = tokio::time::sleep(WAIT_LINE_INTERVAL) => {
+                tracing::info!(target: "plugin/kubernetes", "waiting for Kubernetes API before starting server");
+            }
+        }
+    }
+}
+
+/// `\4shop` from `shop`, in the letter case given: as in CoreDNS, a name with capitals matches no namespace. None if
+/// it is no label, which no namespace can have either.
+fn namespace_label(name: &str) -> Option<Box<[u8]>> {
+    let wire = Name::from_text(name).ok()?;
+    let labels = wire.as_ref();
+    (labels.label_count() == 1).then(|| labels.as_wire()[..labels.len() - 1].into())
+}

@@ -1,0 +1,421 @@
+//! `kubernetes [ZONES...] { … }`: what a directive says, checked.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::cluster::source::ApiSource;
+use crate::corefile::args::{Args, GoDuration, unknown_option};
+use crate::corefile::diagnostic::{Diagnostic, Span};
+use crate::corefile::tree::{Directive, Word};
+use crate::plugin::fallthrough::Fallthrough;
+use crate::plugin::kubernetes::{PodMode, SPEC, selector};
+use crate::plugin::{Config, Context};
+use crate::wire::name::Name;
+
+/// Seconds.
+const TTL_DEFAULT: u32 = 5;
+const TTL_MAX: u32 = 3600;
+
+const STARTUP_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+
+/// Octets that a zone may have, so that SOA and NS still fit in front of it.
+const ZONE_MAX: usize = 240;
+
+/// What a `kubernetes` directive says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct KubernetesConfig {
+    pub(super) zones: Vec<Name>,
+    pub(super) primary_zone: Name,
+    pub(super) manifests: Vec<PathBuf>,
+    pub(super) api: ApiSource,
+    pub(super) namespaces: Option<Vec<String>>,
+    pub(super) namespace_labels: Option<String>,
+    pub(super) labels: Option<String>,
+    pub(super) pods: PodMode,
+    pub(super) endpoint_pod_names: bool,
+    pub(super) endpoints: bool,
+    pub(super) ttl: u32,
+    pub(super) ignore_empty_service: bool,
+    pub(super) fallthrough: Option<Fallthrough>,
+    pub(super) startup_timeout: Duration,
+}
+
+/// What is known only when all options are read.
+#[derive(Default)]
+struct Pieces {
+    kubeconfig: Option<(PathBuf, Option<String>)>,
+    endpoint: Option<String>,
+    tls: Option<([PathBuf; 3], Span)>,
+    api: Option<Span>,
+    manifests: Option<Span>,
+    namespaces: Option<Span>,
+    namespace_labels: Option<Span>,
+    selectors: Vec<Span>,
+    zonal: Option<Span>,
+}
+
+pub(super) fn parse(context: &mut Context<'_>) -> Option<Box<dyn Config>> {
+    let errors = context.faults.error_count();
+    let directive = context.once();
+    let zones = context.zones_or_origins(&directive.args);
+    let mut config = KubernetesConfig {
+        primary_zone: primary_zone(&zones, directive, context),
+        zones,
+        manifests: Vec::new(),
+        api: ApiSource::Default,
+        namespaces: None,
+        namespace_labels: None,
+        labels: None,
+        pods: PodMode::default(),
+        endpoint_pod_names: false,
+        endpoints: true,
+        ttl: TTL_DEFAULT,
+        ignore_empty_service: false,
+        fallthrough: None,
+        startup_timeout: STARTUP_TIMEOUT_DEFAULT,
+    };
+    let mut pieces = Pieces::default();
+    for option in directive.options() {
+        let result = config.option(option, &mut pieces, context);
+        context.faults.note(result);
+    }
+    pieces.check(config.endpoints, context);
+    config.api = pieces.source();
+    (context.faults.error_count() == errors).then(|| Box::new(config) as Box<dyn Config>)
+}
+
+/// The zone that PTR targets lie in: the first that is no reverse zone. `in-addr.arpa` itself is none to CoreDNS, so
+/// that Services get names below it where it stands first; here it is taken only if there is no other.
+fn primary_zone(zones: &[Name], directive: &Directive, context: &mut Context<'_>) -> Name {
+    let is_reverse = |zone: &Name, strictly| {
+        ["in-addr.arpa", "ip6.arpa"]
+            .iter()
+            .any(|tree| is_below(zone, tree, strictly))
+    };
+    if let Some(long) = zones.iter().find(|zone| zone.as_ref().len() > ZONE_MAX) {
+        context.faults.push(Diagnostic::error(
+            directive.span(),
+            format!("`{long}` leaves no room for names of Services"),
+            format!("expected zones of at most {ZONE_MAX} octets"),
+        ));
+        return Name::root();
+    }
+    let primary = zones.iter().find(|zone| !is_reverse(zone, false));
+    let primary = primary.or_else(|| zones.iter().find(|zone| !is_reverse(zone, true)));
+    if primary.is_none() && !zones.is_empty() {
+        context.faults.push(Diagnostic::error(
+            directive.span(),
+            "`kubernetes` has reverse zones only",
+            "expected a zone for the names of Services, such as cluster.local",
+        ));
+    }
+    primary.cloned().unwrap_or_else(Name::root)
+}
+
+fn is_below(zone: &Name, tree: &str, strictly: bool) -> bool {
+    let tree = Name::from_text(tree).expect("a name");
+    let prefix = zone.as_ref().prefix_len(tree.as_ref());
+    prefix.is_some_and(|octets| octets > 0 || !strictly)
+}
+
+impl KubernetesConfig {
+    fn option(
+        &mut self,
+        option: &Directive,
+        pieces: &mut Pieces,
+        context: &mut Context<'_>,
+    ) -> Result<(), Diagnostic> {
+        let mut args = Args::of(option);
+        let span = option.name.span;
+        match option.name.text.as_str() {
+            "manifests" => {
+                args.take("a file or folder such as /etc/cluster")?;
+                self.manifests
+                    .extend(option.args.iter().map(|word| PathBuf::from(&word.text)));
+                pieces.manifests = Some(span);
+                args.rest();
+            }
+            "kubeconfig" | "endpoint" | "tls" => return pieces.connection(option, context),
+            "namespaces" => {
+                args.take("the name of a namespace")?;
+                let names = option.args.iter().map(|word| word.text.clone());
+                self.namespaces.get_or_insert_default().extend(names);
+                pieces.namespaces = Some(span);
+                args.rest();
+            }
+            "namespace_labels" => {
+                self.namespace_labels = Some(read_selector(option, &mut args)?);
+                pieces.namespace_labels = Some(span);
+                pieces.selectors.push(span);
+            }
+            "labels" => {
+                self.labels = Some(read_selector(option, &mut args)?);
+                pieces.selectors.push(span);
+            }
+            "pods" => self.pods = read_pods(&mut args)?,
+            "endpoint_pod_names" => self.endpoint_pod_names = true,
+            "noendpoints" => self.endpoints = false,
+            "ttl" => {
+                self.ttl = read_ttl(&mut args)?;
+                warn_of_rest(&mut args, context);
+            }
+            "ignore" => {
+                self.ignore_empty_service |= read_ignore(option, &mut args, context)?;
+                warn_of_rest(&mut args, context);
+            }
+            "fallthrough" => {
+                self.fallthrough = Some(Fallthrough::parse(option, context));
+                args.rest();
+            }
+            "startup_timeout" => {
+                self.startup_timeout = read_timeout(&mut args)?;
+                warn_of_rest(&mut args, context);
+            }
+            "multicluster" => return self.multicluster(option, context),
+            "zonal" => {
+                args.finish()?;
+                pieces.zonal = Some(span);
+                return Err(Diagnostic::not_built(span, "`kubernetes` option `zonal`"));
+            }
+            "apiserver_qps" | "apiserver_burst" | "apiserver_max_inflight" => {
+                return read_limit(option, args);
+            }
+            _ => return Err(unknown_option(SPEC.name, option, SPEC.option_names())),
+        }
+        args.finish()
+    }
+
+    fn multicluster(
+        &self,
+        option: &Directive,
+        context: &mut Context<'_>,
+    ) -> Result<(), Diagnostic> {
+        let span = option.name.span;
+        if option.args.is_empty() {
+            let fault = Diagnostic::warning(
+                span,
+                "`multicluster` names no zone",
+                "this line has no effect",
+            );
+            context.faults.push(fault);
+            return Ok(());
+        }
+        for zone in context.zones(&option.args) {
+            if !self.zones.contains(&zone) {
+                return Err(Diagnostic::error(
+                    option.span(),
+                    format!("`kubernetes` is not authoritative for the multicluster zone `{zone}`"),
+                    "expected zones that `kubernetes` lists",
+                ));
+            }
+        }
+        Err(Diagnostic::not_built(
+            span,
+            "`kubernetes` option `multicluster`",
+        ))
+    }
+}
+
+impl Pieces {
+    /// How the API server is reached.
+    fn connection(
+        &mut self,
+        option: &Directive,
+        context: &mut Context<'_>,
+    ) -> Result<(), Diagnostic> {
+        let mut args = Args::of(option);
+        let text = |word: &Word| word.text.clone();
+        match option.name.text.as_str() {
+            "kubeconfig" => {
+                let file = args.take("a kubeconfig file such as /etc/kubernetes/admin.conf")?;
+                let current = args.peek().is_none();
+                let name = if current {
+                    None
+                } else {
+                    Some(text(args.take("the name of a context")?))
+                };
+                self.kubeconfig = Some((PathBuf::from(&file.text), name));
+                self.api = Some(option.name.span);
+            }
+            "endpoint" => {
+                self.endpoint = Some(text(
+                    args.take("the URL of an API server such as https://192.0.2.1:6443")?,
+                ));
+                self.api = Some(option.name.span);
+                // Only the first is used.
+                warn_of_rest(&mut args, context);
+            }
+            _ => {
+                let mut file = |expected| args.take(expected).map(|word| PathBuf::from(&word.text));
+                let files = [
+                    file("the file of a client certificate, then its key and a CA")?,
+                    file("the file of the certificate's key, then a CA")?,
+                    file("the file of the API server's CA")?,
+                ];
+                self.tls = Some((files, option.name.span));
+            }
+        }
+        args.finish()
+    }
+
+    fn check(&self, endpoints: bool, context: &mut Context<'_>) {
+        let faults = &mut *context.faults;
+        let mut exclusive = |span: Option<Span>, pair: &str| {
+            if let Some(span) = span {
+                let message = format!("{pair} exclude each other");
+                faults.push(Diagnostic::error(span, message, "expected one of them"));
+            }
+        };
+        exclusive(
+            self.namespaces.and(self.namespace_labels),
+            "`namespaces` and `namespace_labels`",
+        );
+        exclusive(
+            self.zonal.filter(|_| !endpoints),
+            "`zonal` and `noendpoints`",
+        );
+        exclusive(
+            self.api.and(self.manifests),
+            "`manifests` and an API server",
+        );
+        for &span in self.selectors.iter().filter(|_| self.manifests.is_some()) {
+            faults.push(Diagnostic::not_built(
+                span,
+                "a label selector on `manifests`",
+            ));
+        }
+        if let (Some((_, span)), None) = (&self.tls, &self.endpoint) {
+            let fault = Diagnostic::warning(
+                *span,
+                "`tls` is used with `endpoint` only",
+                "this line has no effect",
+            );
+            faults.push(fault);
+        }
+    }
+
+    /// A kubeconfig wins over an endpoint, as in CoreDNS.
+    fn source(self) -> ApiSource {
+        if let Some((path, context)) = self.kubeconfig {
+            return ApiSource::Kubeconfig { path, context };
+        }
+        let tls = self.tls.map(|(files, _)| files);
+        self.endpoint
+            .map_or(ApiSource::Default, |url| ApiSource::Endpoint { url, tls })
+    }
+}
+
+/// Says of words that CoreDNS lets pass that they mean nothing.
+fn warn_of_rest(args: &mut Args<'_>, context: &mut Context<'_>) {
+    for word in args.rest() {
+        let message = format!("`{}` is not used", word.text);
+        context.faults.push(Diagnostic::warning(
+            word.span,
+            message,
+            "expected the end of the line",
+        ));
+    }
+}
+
+fn read_selector(option: &Directive, args: &mut Args<'_>) -> Result<String, Diagnostic> {
+    args.take("a label selector such as app=web")?;
+    args.rest();
+    let words: Vec<&str> = option.args.iter().map(|word| word.text.as_str()).collect();
+    let text = words.join(" ");
+    match selector::check(&text) {
+        Ok(()) => Ok(text),
+        Err(why) => {
+            let message = format!("`{text}` is not a label selector: {why}");
+            Err(Diagnostic::error(
+                option.span(),
+                message,
+                "expected a label selector such as app=web",
+            ))
+        }
+    }
+}
+
+fn read_pods(args: &mut Args<'_>) -> Result<PodMode, Diagnostic> {
+    const EXPECTED: &str = "one of `disabled`, `insecure`, `verified`";
+    let word = args.take(EXPECTED)?;
+    match word.text.as_str() {
+        "disabled" => Ok(PodMode::Disabled),
+        "insecure" => Ok(PodMode::Insecure),
+        "verified" => Ok(PodMode::Verified),
+        other => {
+            let message = format!("`{other}` is not a mode of `pods`");
+            Err(Diagnostic::error(
+                word.span,
+                message,
+                format!("expected {EXPECTED}"),
+            ))
+        }
+    }
+}
+
+fn read_ttl(args: &mut Args<'_>) -> Result<u32, Diagnostic> {
+    const EXPECTED: &str = "a TTL in seconds, 0 to 3600";
+    let span = args.peek().map_or(args.span(), |word| word.span);
+    let ttl: i64 = args.take_as(EXPECTED)?;
+    let in_range = u32::try_from(ttl).ok().filter(|&ttl| ttl <= TTL_MAX);
+    in_range.ok_or_else(|| {
+        let message = format!("`{ttl}` is not {EXPECTED}");
+        Diagnostic::error(span, message, format!("expected {EXPECTED}"))
+    })
+}
+
+fn read_ignore(
+    option: &Directive,
+    args: &mut Args<'_>,
+    context: &mut Context<'_>,
+) -> Result<bool, Diagnostic> {
+    if args.peek().is_none() {
+        let span = option.name.span;
+        let fault = Diagnostic::warning(span, "`ignore` names nothing", "this line has no effect");
+        context.faults.push(fault);
+        return Ok(false);
+    }
+    let word = args.take("`empty_service`")?;
+    if word.text == "empty_service" {
+        return Ok(true);
+    }
+    let message = format!("`{}` is nothing that can be ignored", word.text);
+    Err(Diagnostic::error(
+        word.span,
+        message,
+        "expected `empty_service`",
+    ))
+}
+
+/// CoreDNS panics at 0 and below. 0 says "do not wait", which is of use; less says nothing.
+fn read_timeout(args: &mut Args<'_>) -> Result<Duration, Diagnostic> {
+    const EXPECTED: &str = "a duration such as 5s, or 0 not to wait";
+    let span = args.peek().map_or(args.span(), |word| word.span);
+    let given: GoDuration = args.take_as(EXPECTED)?;
+    given.to_duration().ok_or_else(|| {
+        let message = format!("`{given}` is negative");
+        Diagnostic::error(span, message, format!("expected {EXPECTED}"))
+    })
+}
+
+/// `apiserver_*`: a number of 0 or more. They limit nothing yet (nor do they in CoreDNS).
+fn read_limit(option: &Directive, mut args: Args<'_>) -> Result<(), Diagnostic> {
+    let name = &option.name.text;
+    let span = args.peek().map_or(args.span(), |word| word.span);
+    let negative = if name == "apiserver_qps" {
+        args.take_as::<f64>("a number of 0 or more, such as 50")? < 0.0
+    } else {
+        args.take_as::<i64>("a whole number of 0 or more, such as 100")? < 0
+    };
+    if negative {
+        let message = format!("`{name}` must be 0 or more");
+        return Err(Diagnostic::error(
+            span,
+            message,
+            "expected a number of 0 or more",
+        ));
+    }
+    args.finish()?;
+    let what = format!("`kubernetes` option `{name}`");
+    Err(Diagnostic::not_built(option.name.span, &what))
+}

@@ -1,0 +1,258 @@
+//! `kubernetes`: answers the names of a cluster from its table.
+//!
+//! ```text
+//! outside the zones: next plugin
+//! the table has it:  the records, or NODATA
+//! it has not:        next plugin if `fallthrough` covers the name; SERVFAIL until the first lists are in; NXDOMAIN
+//! ```
+//!
+//! The table is read without a lock and the reply is written from one version of one Service; only an ExternalName that
+//! leads out of the zone may have to wait. The plugin owns what it answers, denials too, so a `cache` above never holds
+//! an older copy of what the table knows.
+
+mod alias;
+mod answer;
+mod build;
+mod config;
+mod name;
+mod nameserver;
+mod option;
+mod reverse;
+mod selector;
+mod service;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arc_swap::Guard;
+
+use crate::chain::exchange::Exchange;
+use crate::chain::plugin::{Plugin, Step};
+use crate::cluster::Feed;
+use crate::cluster::table::{ServiceView, Table};
+use crate::plugin::Spec;
+use crate::plugin::fallthrough::Fallthrough;
+use crate::plugin::kubernetes::name::{Place, ServicePlace};
+use crate::wire::code::{Rcode, RecordType};
+use crate::wire::name::{Name, NameBuf, NameRef};
+
+/// What is known about `kubernetes`.
+pub static SPEC: Spec = Spec {
+    name: "kubernetes",
+    summary: "answers the names of Services and Pods of a cluster",
+    options: option::OPTIONS,
+    parse: config::parse,
+};
+
+/// Which Pod names are answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum PodMode {
+    /// None.
+    #[default]
+    Disabled,
+    /// Any that spells an address.
+    Insecure,
+    /// Those of Pods that exist.
+    Verified,
+}
+
+struct Kubernetes {
+    feed: Arc<Feed>,
+    /// The longest first.
+    zones: Box<[Name]>,
+    /// `svc.` and the zone that PTR targets lie in.
+    service_suffix: Name,
+    /// Of all records, in seconds.
+    ttl: u32,
+    pods: PodMode,
+    /// Labels with their lengths; none means all.
+    namespaces: Option<Box<[Box<[u8]>]>>,
+    ignore_empty_service: bool,
+    fallthrough: Option<Fallthrough>,
+    /// Where this server can be reached itself.
+    local_addresses: Box<[IpAddr]>,
+}
+
+/// One question to this plugin.
+#[derive(Clone, Copy)]
+struct Asked<'q> {
+    /// QNAME, or a later name of an alias chain, in lower case.
+    name: NameRef<'q>,
+    /// Its octets left of the zone.
+    split: usize,
+    qtype: RecordType,
+}
+
+/// What the table has for a question.
+enum Finding<'q> {
+    /// No such name.
+    NameError,
+    /// The name exists, without records of this type.
+    NoData,
+    /// The zone's SOA.
+    Soa,
+    /// The zone's NS.
+    NameServers,
+    /// Addresses of `ns.dns`.
+    NameServerAddresses,
+    /// The version of the DNS schema.
+    Version,
+    /// Names of an address.
+    Pointer(IpAddr),
+    /// A Pod's address, and how many Pods there are of it.
+    Pod {
+        address: IpAddr,
+        pods: u32,
+        /// Where the Pod's own name starts in QNAME.
+        at: usize,
+    },
+    /// A Service that exists, and what of it is asked for.
+    Service(ServicePlace<'q>, Guard<Arc<ServiceView>>),
+}
+
+impl Plugin for Kubernetes {
+    fn name(&self) -> &'static str {
+        SPEC.name
+    }
+
+    fn query(&self, exchange: &mut Exchange<'_>) -> Step {
+        let name = NameBuf::copy_of(exchange.qname());
+        let Some(asked) = self.asked(name.as_ref(), exchange.qtype()) else {
+            return Step::Next;
+        };
+        if matches!(asked.qtype, RecordType::AXFR | RecordType::IXFR) {
+            exchange.reply.rcode = Rcode::REFUSED;
+            return Step::Answered;
+        }
+        match self.find(&asked) {
+            Finding::NameError if self.falls_through(asked.name) => Step::Next,
+            found => self.answer(exchange, &asked, found),
+        }
+    }
+
+    fn owns(&self, exchange: &Exchange<'_>) -> bool {
+        let name = exchange.qname();
+        self.asked(name, exchange.qtype())
+            .is_some_and(|asked| match self.find(&asked) {
+                Finding::NameError => !self.falls_through(name),
+                _ => true,
+            })
+    }
+
+    fn may_own(&self) -> bool {
+        true
+    }
+}
+
+impl Kubernetes {
+    fn table(&self) -> &Table {
+        &self.feed.cluster.table
+    }
+
+    fn asked<'q>(&self, name: NameRef<'q>, qtype: RecordType) -> Option<Asked<'q>> {
+        let in_zone = |zone: &Name| {
+            // Both are in lower case: compare the octets first, count labels only where they match.
+            let zone = zone.as_ref();
+            name.as_wire()
+                .ends_with(zone.as_wire())
+                .then(|| name.prefix_len(zone))
+                .flatten()
+        };
+        let split = self.zones.iter().find_map(in_zone)?;
+        Some(Asked { name, split, qtype })
+    }
+
+    fn falls_through(&self, name: NameRef<'_>) -> bool {
+        self.fallthrough
+            .as_ref()
+            .is_some_and(|fallthrough| fallthrough.covers(name))
+    }
+
+    /// Whether names of this namespace are answered: it exists, and `namespaces` does not hide it.
+    fn exposes(&self, namespace: &[u8]) -> bool {
+        let named = |list: &[Box<[u8]>]| list.iter().any(|label| **label == *namespace);
+        self.namespaces.as_deref().is_none_or(named) && self.table().has_namespace(namespace)
+    }
+
+    fn find<'q>(&self, asked: &Asked<'q>) -> Finding<'q> {
+        match asked.qtype {
+            RecordType::SOA if asked.split == 0 => return Finding::Soa,
+            // CoreDNS denies no name to an SOA question, and neither passes it on. Harmless, so we keep it.
+            RecordType::SOA => return Finding::NoData,
+            RecordType::NS if asked.split == 0 => return Finding::NameServers,
+            RecordType::PTR => {
+                if let Some(address) = crate::wire::reverse::address_of(asked.name) {
+                    return if self.has_pointer(address) {
+                        Finding::Pointer(address)
+                    } else {
+                        Finding::NameError
+                    };
+                }
+            }
+            _ => {}
+        }
+        match name::parse(asked.name, asked.split) {
+            Place::Apex | Place::Branch => Finding::NoData,
+            Place::NameServer => match asked.qtype {
+                RecordType::A | RecordType::AAAA => Finding::NameServerAddresses,
+                _ => Finding::NoData,
+            },
+            Place::Version if asked.qtype == RecordType::TXT => Finding::Version,
+            Place::Version | Place::Invalid => Finding::NameError,
+            // Reverse zones hold no Services and no Pods.
+            _ if is_reverse(asked.name) => Finding::NameError,
+            Place::Namespace { pod, namespace } => {
+                let served = !pod || self.pods != PodMode::Disabled;
+                if served && self.exposes(namespace) {
+                    Finding::NoData
+                } else {
+                    Finding::NameError
+                }
+            }
+            Place::Pod {
+                dashed,
+                namespace,
+                at,
+            } => self.find_pod(dashed, namespace, at),
+            Place::Service(place) => self.find_service(place),
+        }
+    }
+
+    fn find_pod(&self, dashed: &[u8], namespace: &[u8], at: usize) -> Finding<'static> {
+        if self.pods == PodMode::Disabled || !self.exposes(namespace) {
+            return Finding::NameError;
+        }
+        let verified = self.pods == PodMode::Verified;
+        let Some(address) = name::pod_address(dashed, verified) else {
+            return Finding::NameError;
+        };
+        let pods = if verified {
+            self.table().pods(address, namespace)
+        } else {
+            1
+        };
+        if pods == 0 {
+            return Finding::NameError;
+        }
+        Finding::Pod { address, pods, at }
+    }
+
+    fn find_service<'q>(&self, place: ServicePlace<'q>) -> Finding<'q> {
+        if let Some(view) = self.table().service(place.key)
+            && service::exists(&view, place.part, self.ignore_empty_service)
+            && self.exposes(place.namespace)
+        {
+            return Finding::Service(place, view);
+        }
+        Finding::NameError
+    }
+}
+
+/// Whether a name, in lower case, lies below one of the reverse trees.
+fn is_reverse(name: NameRef<'_>) -> bool {
+    let wire = name.as_wire();
+    wire.ends_with(b"\x07in-addr\x04arpa\0") || wire.ends_with(b"\x03ip6\x04arpa\0")
+}

@@ -1,0 +1,346 @@
+//! What a name below a cluster zone asks for.
+//!
+//! ```text
+//! _http._tcp.web.shop.svc.cluster.local.     port, protocol, service, namespace
+//!      web-0.web.shop.svc.cluster.local.     host name of an endpoint
+//!            web.shop.svc.cluster.local.     service
+//!       10-1-0-4.shop.pod.cluster.local.     pod
+//!                shop.svc.cluster.local.     empty non-terminal, as are svc. and pod.
+//! ```
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::wire::name::{LABEL_MAX, NameRef};
+
+/// What a name stands for, before anything is looked up. All text is in lower case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place<'q> {
+    /// The zone itself.
+    Apex,
+    /// `svc` or `pod`: nothing but the way to what is below.
+    Branch,
+    /// `ns.dns`: the addresses of this server.
+    NameServer,
+    /// `dns-version`
+    Version,
+    /// A namespace, label with its length.
+    Namespace {
+        /// Below `pod`, not `svc`.
+        pod: bool,
+        namespace: &'q [u8],
+    },
+    /// A Service or something of it.
+    Service(ServicePlace<'q>),
+    /// A Pod by its address.
+    Pod {
+        /// The label, without its length.
+        dashed: &'q [u8],
+        /// Label with its length.
+        namespace: &'q [u8],
+        /// Octets of QNAME before the dashed label.
+        at: usize,
+    },
+    /// No such name can be.
+    Invalid,
+}
+
+/// A Service's name, or one below it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ServicePlace<'q> {
+    /// `\3web\4shop`: the key of the cluster table.
+    pub(super) key: &'q [u8],
+    /// Label of the namespace with its length.
+    pub(super) namespace: &'q [u8],
+    /// What stands left of it.
+    pub(super) part: Part<'q>,
+}
+
+/// What stands left of a Service's own name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part<'q> {
+    /// Nothing.
+    Whole,
+    /// The host name of an endpoint.
+    Endpoint(&'q [u8]),
+    /// Port name and protocol without their underscores; empty matches any.
+    Port { port: &'q [u8], protocol: &'q [u8] },
+}
+
+/// The labels left of the zone that can mean anything: port, protocol, service, namespace, kind.
+const LABELS_MAX: usize = 5;
+
+/// Reads a name, in lower case, whose first `split` octets stand left of the zone.
+pub(super) fn parse(qname: NameRef<'_>, split: usize) -> Place<'_> {
+    let wire = &qname.as_wire()[..split];
+    let mut starts = [0; LABELS_MAX];
+    let (mut count, mut at) = (0, 0);
+    while at < split {
+        // The last five labels are kept.
+        if count >= LABELS_MAX {
+            starts.rotate_left(1);
+            starts[LABELS_MAX - 1] = at;
+        } else {
+            starts[count] = at;
+        }
+        count += 1;
+        at += 1 + usize::from(wire[at]);
+    }
+    let kept = count.min(LABELS_MAX);
+    // Labels from the right: 0 is the kind.
+    let start = |index: usize| starts[kept - 1 - index];
+    let label = |index: usize| {
+        let start = start(index);
+        &wire[start + 1..start + 1 + usize::from(wire[start])]
+    };
+    if count == 0 {
+        return Place::Apex;
+    }
+    let pod = match label(0) {
+        b"svc" => false,
+        b"pod" => true,
+        b"dns" if count == 2 && label(1) == b"ns" => return Place::NameServer,
+        b"dns-version" if count == 1 => return Place::Version,
+        _ => return Place::Invalid,
+    };
+    if count == 1 {
+        return Place::Branch;
+    }
+    let namespace = &wire[start(1)..start(0)];
+    match count {
+        2 => Place::Namespace { pod, namespace },
+        // One or two labels left of a Pod's name are let pass, as CoreDNS does: wildcard certificates rely on it.
+        3..=5 if pod => Place::Pod {
+            dashed: label(2),
+            namespace,
+            at: start(2),
+        },
+        3..=5 => Place::Service(ServicePlace {
+            key: &wire[start(2)..start(0)],
+            namespace,
+            part: match count {
+                3 => Part::Whole,
+                4 => Part::Endpoint(label(3)),
+                _ => Part::Port {
+                    port: without_underscore(label(4)),
+                    protocol: without_underscore(label(3)),
+                },
+            },
+        }),
+        _ => Place::Invalid,
+    }
+}
+
+fn without_underscore(label: &[u8]) -> &[u8] {
+    label.strip_prefix(b"_").unwrap_or(label)
+}
+
+/// Some text of at most a label's length, made without allocating.
+#[derive(Clone, Copy)]
+pub(super) struct LabelBuf {
+    length: u8,
+    octets: [u8; LABEL_MAX],
+}
+
+impl LabelBuf {
+    fn new() -> Self {
+        Self {
+            length: 0,
+            octets: [0; LABEL_MAX],
+        }
+    }
+
+    /// Its octets.
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.octets[..usize::from(self.length)]
+    }
+
+    fn map(&mut self, from: u8, to: u8) {
+        for octet in &mut self.octets[..usize::from(self.length)] {
+            if *octet == from {
+                *octet = to;
+            }
+        }
+    }
+}
+
+impl std::fmt::Write for LabelBuf {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let start = usize::from(self.length);
+        let end = start + text.len();
+        self.octets
+            .get_mut(start..end)
+            .ok_or(std::fmt::Error)?
+            .copy_from_slice(text.as_bytes());
+        self.length = u8::try_from(end).map_err(|_| std::fmt::Error)?;
+        Ok(())
+    }
+}
+
+/// An address as one label: dots and colons become dashes. `fd00:1::` becomes `fd00-1--`.
+fn dashed(address: IpAddr) -> LabelBuf {
+    use std::fmt::Write;
+    let mut label = LabelBuf::new();
+    write!(label, "{address}").expect("an address has at most 45 characters");
+    label.map(if address.is_ipv4() { b'.' } else { b':' }, b'-');
+    label
+}
+
+/// The host name of an endpoint that has none of its own: `10-1-0-4`, `fd00-1--0`. A label may not end in a dash, so
+/// such a one gets a zero.
+pub(super) fn endpoint_label(address: IpAddr) -> LabelBuf {
+    let mut label = dashed(address);
+    if label.as_bytes().ends_with(b"-") {
+        label.octets[usize::from(label.length)] = b'0';
+        label.length += 1;
+    }
+    label
+}
+
+/// The address that a Pod's label spells: three single dashes make it IPv4, all else is IPv6. With `exact`, only the
+/// spelling that Kubernetes would use counts.
+pub(super) fn pod_address(label: &[u8], exact: bool) -> Option<IpAddr> {
+    let address = undash(label)?;
+    (!exact || dashed(address).as_bytes() == label).then_some(address)
+}
+
+/// The address of which this is the [`endpoint_label`].
+pub(super) fn endpoint_address(label: &[u8]) -> Option<IpAddr> {
+    let address = undash(label)?;
+    (endpoint_label(address).as_bytes() == label).then_some(address)
+}
+
+fn undash(label: &[u8]) -> Option<IpAddr> {
+    let mut text = LabelBuf::new();
+    text.length = u8::try_from(label.len()).ok()?;
+    text.octets.get_mut(..label.len())?.copy_from_slice(label);
+    let dashes = label.iter().filter(|&&octet| octet == b'-').count();
+    let is_v4 = dashes == 3 && !label.windows(2).any(|pair| pair == b"--");
+    text.map(b'-', if is_v4 { b'.' } else { b':' });
+    let text = std::str::from_utf8(text.as_bytes()).ok()?;
+    if is_v4 {
+        text.parse::<Ipv4Addr>().ok().map(IpAddr::V4)
+    } else {
+        // IPv4-mapped addresses mean IPv4.
+        text.parse::<Ipv6Addr>()
+            .ok()
+            .map(|address| IpAddr::V6(address).to_canonical())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::name::Name;
+
+    /// Reads a name below `cluster.local.`, and shows it.
+    fn place(text: &str) -> String {
+        let name = Name::from_text(&format!("{text}cluster.local.")).expect("a name");
+        let zone = Name::from_text("cluster.local.").expect("a name");
+        let split = name.as_ref().prefix_len(zone.as_ref()).expect("below");
+        let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
+        match parse(name.as_ref(), split) {
+            Place::Service(place) => {
+                let (service, namespace) =
+                    place.key.split_at(place.key.len() - place.namespace.len());
+                let part = match place.part {
+                    Part::Whole => String::new(),
+                    Part::Endpoint(name) => format!(" endpoint {}", text(name)),
+                    Part::Port { port, protocol } => {
+                        format!(" port {}/{}", text(port), text(protocol))
+                    }
+                };
+                format!("{}/{}{part}", text(&namespace[1..]), text(&service[1..]))
+            }
+            Place::Pod {
+                dashed,
+                namespace,
+                at,
+            } => format!("pod {}/{} @{at}", text(&namespace[1..]), text(dashed)),
+            Place::Namespace { pod, namespace } => {
+                format!(
+                    "{} {}",
+                    if pod { "pods of" } else { "services of" },
+                    text(&namespace[1..])
+                )
+            }
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_name_is_read_from_the_right() {
+        assert_eq!(place(""), "Apex");
+        assert_eq!(place("svc."), "Branch");
+        assert_eq!(place("pod."), "Branch");
+        assert_eq!(place("shop.svc."), "services of shop");
+        assert_eq!(place("shop.pod."), "pods of shop");
+        assert_eq!(place("web.shop.svc."), "shop/web");
+        assert_eq!(place("web-0.web.shop.svc."), "shop/web endpoint web-0");
+        // One label is an endpoint, whatever it starts with.
+        assert_eq!(place("_tcp.web.shop.svc."), "shop/web endpoint _tcp");
+        assert_eq!(place("_http._tcp.web.shop.svc."), "shop/web port http/tcp");
+        assert_eq!(place("http.tcp.web.shop.svc."), "shop/web port http/tcp");
+        assert_eq!(place("__x._.web.shop.svc."), "shop/web port _x/");
+        assert_eq!(place("a.b.c.web.shop.svc."), "Invalid");
+        assert_eq!(place("a.b.c.d.web.shop.svc."), "Invalid");
+        assert_eq!(place("1-2-3-4.shop.pod."), "pod shop/1-2-3-4 @0");
+        assert_eq!(place("a.b.1-2-3-4.shop.pod."), "pod shop/1-2-3-4 @4");
+        assert_eq!(place("a.b.c.1-2-3-4.shop.pod."), "Invalid");
+        assert_eq!(place("ns.dns."), "NameServer");
+        assert_eq!(place("a.ns.dns."), "Invalid");
+        assert_eq!(place("dns."), "Invalid");
+        assert_eq!(place("dns-version."), "Version");
+        assert_eq!(place("x.dns-version."), "Invalid");
+        assert_eq!(place("foo."), "Invalid");
+        assert_eq!(place("a.b.c.d.e.f.g.shop.nope."), "Invalid");
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn an_address_names_its_endpoint_by_one_label_that_does_not_end_in_a_dash() {
+        for (address, label) in [
+            ("10.1.0.4", "10-1-0-4"),
+            ("fd00:1::1", "fd00-1--1"),
+            ("fd00:1::", "fd00-1--0"),
+            ("::1", "--1"),
+            (
+                "1111:2222:3333:4444:5555:6666:7777:8888",
+                "1111-2222-3333-4444-5555-6666-7777-8888",
+            ),
+        ] {
+            assert_eq!(endpoint_label(ip(address)).as_bytes(), label.as_bytes());
+            assert_eq!(endpoint_address(label.as_bytes()), Some(ip(address)));
+        }
+        // Only that form.
+        assert_eq!(endpoint_address(b"fd00-1--"), None);
+        assert_eq!(endpoint_address(b"fd00-1-0-0-0-0-0-1"), None);
+    }
+
+    #[test]
+    fn a_pods_label_is_ipv4_with_three_single_dashes_and_ipv6_otherwise() {
+        let address = |label: &str| pod_address(label.as_bytes(), false);
+        assert_eq!(address("1-2-3-4"), Some(ip("1.2.3.4")));
+        assert_eq!(address("--1"), Some(ip("::1")));
+        assert_eq!(address("fd00--1"), Some(ip("fd00::1")));
+        assert_eq!(address("1-2-3-4-5-6-7-8"), Some(ip("1:2:3:4:5:6:7:8")));
+        assert_eq!(address("--ffff-a00-1"), Some(ip("10.0.0.1")));
+        for wrong in [
+            "foo",
+            "1-2-3",
+            "1-2-3-400",
+            "01-2-3-4",
+            "1-2--3-4-",
+            "",
+            "-",
+            "1.2.3.4",
+        ] {
+            assert_eq!(address(wrong), None, "{wrong}");
+        }
+        assert_eq!(pod_address(b"fd00-1--0", true), None);
+        assert_eq!(pod_address(b"fd00-1--", true), Some(ip("fd00:1::")));
+        assert_eq!(pod_address(b"--ffff-a00-1", true), None);
+    }
+}

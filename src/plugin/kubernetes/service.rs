@@ -1,0 +1,367 @@
+//! The records of a Service, written from one version of it.
+
+use std::cell::RefCell;
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::net::IpAddr;
+
+use hashbrown::HashTable;
+
+use crate::cluster::objects::Port;
+use crate::cluster::table::{Alias, Backend, ServiceView, SliceView, ViewKind};
+use crate::plugin::kubernetes::name::{self, Part};
+use crate::wire::code::RecordType;
+use crate::wire::name::{NameBuf, NameRef};
+use crate::wire::record::Section;
+use crate::wire::writer::{Owner, ReplyWriter};
+
+/// Whether this part of a Service is there, whatever type is asked for.
+pub(super) fn exists(view: &ServiceView, part: Part<'_>, ignore_empty: bool) -> bool {
+    match (&view.kind, part) {
+        (ViewKind::Absent, _) => false,
+        // An alias has neither ports nor endpoints, and cannot lead to an address.
+        (ViewKind::ExternalName(alias), Part::Whole) => *alias != Alias::Address,
+        (ViewKind::ExternalName(_), _) => false,
+        (ViewKind::ClusterIp(_), _) if ignore_empty && !view.has_backends() => false,
+        (ViewKind::ClusterIp(_), Part::Whole | Part::Port { .. }) => any_port(&view.ports, part),
+        (ViewKind::ClusterIp(_) | ViewKind::Headless, _) => view.slices.iter().any(|slice| {
+            any_port(&slice.ports, part)
+                && match part {
+                    Part::Endpoint(label) => endpoints_named(slice, label).next().is_some(),
+                    _ => slice.len() > 0,
+                }
+        }),
+    }
+}
+
+/// Whether a port is the one that is asked for. Without port and protocol in the name, all are.
+fn is_wanted(port: &Port, part: Part<'_>) -> bool {
+    match part {
+        Part::Whole | Part::Endpoint(_) => true,
+        Part::Port {
+            port: name,
+            protocol,
+        } => {
+            let matches = |wanted: &[u8], text: &str| {
+                wanted.is_empty() || wanted.eq_ignore_ascii_case(text.as_bytes())
+            };
+            matches(name, &port.name) && matches(protocol, &port.protocol)
+        }
+    }
+}
+
+/// Whether any port is asked for. A Service or slice without ports is as one with an unnamed port of no number.
+fn any_port(ports: &[Port], part: Part<'_>) -> bool {
+    count_ports(ports, part) > 0
+}
+
+fn count_ports(ports: &[Port], part: Part<'_>) -> usize {
+    if ports.is_empty() {
+        return usize::from(match part {
+            Part::Whole | Part::Endpoint(_) => true,
+            Part::Port { port, protocol } => port.is_empty() && protocol.is_empty(),
+        });
+    }
+    ports.iter().filter(|port| is_wanted(port, part)).count()
+}
+
+/// The numbers of the ports asked for, each once: two protocols on one number are one SRV record.
+fn port_numbers<'p>(ports: &'p [Port], part: Part<'p>) -> impl Iterator<Item = u16> + 'p {
+    let wanted = move |port: &&Port| is_wanted(port, part);
+    ports.iter().enumerate().filter_map(move |(index, port)| {
+        let number = port.number.filter(|_| is_wanted(port, part))?;
+        let before = ports[..index].iter().filter(wanted);
+        let first = !before.into_iter().any(|other| other.number == Some(number));
+        first.then_some(number)
+    })
+}
+
+/// Places of the endpoints with this host name. The name of an address counts only where there is no other.
+fn endpoints_named<'v>(slice: &'v SliceView, label: &'v [u8]) -> impl Iterator<Item = usize> + 'v {
+    let address = name::endpoint_address(label);
+    let named = slice.is_named();
+    let all = if named || address.is_some() {
+        slice.len()
+    } else {
+        0
+    };
+    (0..all).filter(move |&index| {
+        slice
+            .backend(index)
+            .is_some_and(|backend| match backend.name {
+                Some(name) => name == label,
+                None => Some(backend.address) == address,
+            })
+    })
+}
+
+/// Calls `each` for every endpoint of the part, with its place; stops where it says false.
+fn for_backends(
+    view: &ServiceView,
+    part: Part<'_>,
+    mut each: impl FnMut(usize, usize, Backend<'_>) -> bool,
+) {
+    for (at, slice) in view.slices.iter().enumerate() {
+        if !any_port(&slice.ports, part) {
+            continue;
+        }
+        let go_on = match part {
+            Part::Endpoint(label) => endpoints_named(slice, label).all(|index| {
+                let backend = slice.backend(index);
+                backend.is_none_or(|backend| each(at, index, backend))
+            }),
+            _ => slice
+                .backends()
+                .enumerate()
+                .all(|(index, backend)| each(at, index, backend)),
+        };
+        if !go_on {
+            return;
+        }
+    }
+}
+
+/// Writes the addresses of one family. Whoever owns them is for the caller to say.
+pub(super) fn write_addresses(
+    view: &ServiceView,
+    part: Part<'_>,
+    qtype: RecordType,
+    owner: Owner<'_>,
+    ttl: u32,
+    reply: &mut ReplyWriter<'_>,
+) {
+    let wanted = |address: IpAddr| address.is_ipv4() == (qtype == RecordType::A);
+    if let (ViewKind::ClusterIp(addresses), Part::Whole | Part::Port { .. }) = (&view.kind, part) {
+        for &address in addresses {
+            if wanted(address) {
+                reply.address(owner, ttl, address);
+            }
+        }
+        return;
+    }
+    if view.addresses_distinct {
+        for_backends(view, part, |_, _, backend| {
+            !wanted(backend.address) || reply.address(owner, ttl, backend.address)
+        });
+        return;
+    }
+    with_seen(|seen| {
+        for_backends(view, part, |at, index, backend| {
+            let new = wanted(backend.address)
+                && seen.insert(view, at, index, 0, same_address, hash_address);
+            !new || reply.address(owner, ttl, backend.address)
+        });
+    });
+}
+
+/// Where SRV targets lie: the Service's labels, `svc`, and the zone as the client spelled it.
+pub(super) struct Targets {
+    service: NameBuf,
+}
+
+impl Targets {
+    /// None if the names would be too long.
+    pub(super) fn new(key: &[u8], zone: NameRef<'_>) -> Option<Self> {
+        let mut service = NameBuf::new();
+        let (first, second) = key.split_at(1 + usize::from(key[0]));
+        service.push_label(&first[1..]).ok()?;
+        service.push_label(&second[1..]).ok()?;
+        service.push_label(b"svc").ok()?;
+        service.push_name(zone).ok()?;
+        Some(Self { service })
+    }
+
+    /// The name of the Service.
+    pub(super) fn service(&self) -> NameRef<'_> {
+        self.service.as_ref()
+    }
+
+    /// The name of one endpoint; none if it would be too long.
+    pub(super) fn endpoint(&self, backend: &Backend<'_>) -> Option<NameBuf> {
+        let mut target = NameBuf::new();
+        match backend.name {
+            Some(name) => target.push_label(name),
+            None => target.push_label(name::endpoint_label(backend.address).as_bytes()),
+        }
+        .ok()?;
+        target.push_name(self.service.as_ref()).ok()?;
+        Some(target)
+    }
+}
+
+/// Writes SRV records, and the addresses of their targets in both families.
+pub(super) fn write_srv(
+    view: &ServiceView,
+    part: Part<'_>,
+    targets: &Targets,
+    ttl: u32,
+    reply: &mut ReplyWriter<'_>,
+) {
+    if let (ViewKind::ClusterIp(addresses), Part::Whole | Part::Port { .. }) = (&view.kind, part) {
+        let weight = weight(count_ports(&view.ports, part) * addresses.len());
+        if addresses.is_empty() {
+            return;
+        }
+        for port in port_numbers(&view.ports, part) {
+            reply.srv(Owner::Question, ttl, 0, weight, port, targets.service());
+        }
+        if reply.count(Section::Answer) > 0 {
+            reply.go_to(Section::Additional);
+            for &address in addresses {
+                reply.address(Owner::Name(targets.service()), ttl, address);
+            }
+        }
+        return;
+    }
+    if matches!(view.kind, ViewKind::ClusterIp(_) | ViewKind::Headless) {
+        write_endpoint_srv(view, part, targets, ttl, reply);
+    }
+}
+
+fn write_endpoint_srv(
+    view: &ServiceView,
+    part: Part<'_>,
+    targets: &Targets,
+    ttl: u32,
+    reply: &mut ReplyWriter<'_>,
+) {
+    // Every endpoint and port counts, also those that end up as one record or none.
+    let items: usize = match part {
+        Part::Endpoint(_) => {
+            let mut items = 0;
+            for_backends(view, part, |_, _, backend| {
+                items += count_ports(&backend.slice.ports, part);
+                true
+            });
+            items
+        }
+        _ => view
+            .slices
+            .iter()
+            .map(|slice| slice.len() * count_ports(&slice.ports, part))
+            .sum(),
+    };
+    let weight = weight(items);
+    let names_distinct = view.names_distinct && view.addresses_distinct;
+    with_seen(|seen| {
+        for_backends(view, part, |at, index, backend| {
+            let Some(target) = targets.endpoint(&backend) else {
+                return true;
+            };
+            port_numbers(&backend.slice.ports, part).all(|port| {
+                let new =
+                    names_distinct || seen.insert(view, at, index, port, same_target, hash_target);
+                !new || reply.srv(Owner::Question, ttl, 0, weight, port, target.as_ref())
+            })
+        });
+    });
+    if reply.count(Section::Answer) == 0 || reply.truncated {
+        return;
+    }
+    reply.go_to(Section::Additional);
+    with_seen(|seen| {
+        for_backends(view, part, |at, index, backend| {
+            let numbered = port_numbers(&backend.slice.ports, part).next().is_some();
+            let new =
+                view.addresses_distinct || seen.insert(view, at, index, 0, same_glue, hash_address);
+            match targets.endpoint(&backend) {
+                Some(target) if numbered && new => {
+                    reply.address(Owner::Name(target.as_ref()), ttl, backend.address)
+                }
+                _ => true,
+            }
+        });
+    });
+}
+
+/// 100 is shared among the items; nobody gets less than 1 (RFC 2782 keeps 0 for "never").
+fn weight(items: usize) -> u16 {
+    u16::try_from(100 / items.max(1)).unwrap_or(100).max(1)
+}
+
+/// What was written already, for the few views that hold anything twice.
+#[derive(Default)]
+struct Seen {
+    table: HashTable<Item>,
+    hasher: foldhash::fast::RandomState,
+}
+
+/// An endpoint by slice and place, and a port.
+#[derive(Clone, Copy)]
+struct Item {
+    slice: usize,
+    index: usize,
+    port: u16,
+}
+
+type Same = fn(&Backend<'_>, &Backend<'_>) -> bool;
+type HashBackend = fn(&Backend<'_>, &mut dyn Hasher);
+
+impl Seen {
+    /// Whether this is the first of its like.
+    fn insert(
+        &mut self,
+        view: &ServiceView,
+        slice: usize,
+        index: usize,
+        port: u16,
+        same: Same,
+        hash: HashBackend,
+    ) -> bool {
+        let backend = |item: &Item| view.slices[item.slice].backend(item.index);
+        let hash_of = |item: &Item| {
+            let mut hasher = self.hasher.build_hasher();
+            item.port.hash(&mut hasher);
+            if let Some(backend) = backend(item) {
+                hash(&backend, &mut hasher);
+            }
+            hasher.finish()
+        };
+        let item = Item { slice, index, port };
+        let equal = |other: &Item| {
+            let pair = backend(&item).zip(backend(other));
+            item.port == other.port && pair.is_some_and(|(a, b)| same(&a, &b))
+        };
+        let hash = hash_of(&item);
+        if self.table.find(hash, equal).is_some() {
+            return false;
+        }
+        self.table.insert_unique(hash, item, hash_of);
+        true
+    }
+}
+
+thread_local! {
+    /// Kept per thread, so that in the long run nothing is allocated.
+    static SEEN: RefCell<Seen> = RefCell::default();
+}
+
+fn with_seen<R>(work: impl FnOnce(&mut Seen) -> R) -> R {
+    SEEN.with_borrow_mut(|seen| {
+        seen.table.clear();
+        work(seen)
+    })
+}
+
+fn same_address(a: &Backend<'_>, b: &Backend<'_>) -> bool {
+    a.address == b.address
+}
+
+fn hash_address(backend: &Backend<'_>, mut hasher: &mut dyn Hasher) {
+    backend.address.hash(&mut hasher);
+}
+
+/// The same target: the same host name, or no host name and the same address.
+fn same_target(a: &Backend<'_>, b: &Backend<'_>) -> bool {
+    a.name == b.name && (a.name.is_some() || a.address == b.address)
+}
+
+fn hash_target(backend: &Backend<'_>, mut hasher: &mut dyn Hasher) {
+    match backend.name {
+        Some(name) => name.hash(&mut hasher),
+        None => backend.address.hash(&mut hasher),
+    }
+}
+
+fn same_glue(a: &Backend<'_>, b: &Backend<'_>) -> bool {
+    a.name == b.name && a.address == b.address
+}
