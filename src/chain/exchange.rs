@@ -75,6 +75,9 @@ pub struct State {
     pub deadline: Option<Instant>,
     /// The reply came from the cache, or its owner forbids storing it.
     pub do_not_store: bool,
+    /// Queries to upstreams for this one set AD, so that their replies say whether they are authentic even if this
+    /// client did not ask (RFC 6840, section 5.7): another one may, and the reply is kept for both.
+    pub ask_authentic_data: bool,
     /// The reply is for ourselves (a refresh of the cache), so the limit of UDP does not apply.
     pub whole: bool,
 }
@@ -92,6 +95,7 @@ impl State {
             dropped: false,
             deadline: None,
             do_not_store: false,
+            ask_authentic_data: false,
             whole: false,
         }
     }
@@ -234,6 +238,7 @@ impl<'e> Exchange<'e> {
             message: self.query.message().into(),
             state: State {
                 whole: true,
+                ask_authentic_data: self.state.ask_authentic_data,
                 ..State::new(self.state.arrival)
             },
             block: Arc::clone(self.block),
