@@ -15,6 +15,9 @@ pub mod fallthrough;
 #[cfg(test)]
 pub(crate) mod testing;
 
+#[cfg(test)]
+mod together;
+
 // The plugins, in the order of the registry.
 
 /// Gives a query up after a while.
@@ -46,6 +49,9 @@ pub mod errors;
 
 /// Answers queries for ANY with one small record.
 pub mod any;
+
+/// Keeps replies for as long as their TTLs allow.
+pub mod cache;
 
 /// Answers from a hosts file.
 pub mod hosts;
@@ -92,6 +98,7 @@ pub static PLUGINS: &[&Spec] = &[
     &prometheus::SPEC,
     &errors::SPEC,
     &any::SPEC,
+    &cache::SPEC,
     &hosts::SPEC,
     &kubernetes::SPEC,
     &loop_guard::SPEC,

@@ -150,6 +150,8 @@ pub(crate) struct Ask {
     pub(crate) flags: [u8; 2],
     /// Payload size and DO.
     pub(crate) edns: Option<(u16, bool)>,
+    /// EDNS options in wire form.
+    pub(crate) options: Vec<u8>,
     pub(crate) arrival: Arrival,
 }
 
@@ -161,6 +163,7 @@ impl Ask {
             qclass: 1,
             flags: [flag::RD, 0],
             edns: None,
+            options: Vec::new(),
             arrival: Arrival {
                 client: SocketAddr::from(([192, 0, 2, 7], 4444)),
                 local: SocketAddr::from((Ipv4Addr::LOCALHOST, 53)),
@@ -181,7 +184,10 @@ impl Ask {
         if let Some((size, dnssec_ok)) = self.edns {
             octets.extend_from_slice(&[0, 0, 41]);
             octets.extend_from_slice(&size.to_be_bytes());
-            octets.extend_from_slice(&[0, 0, u8::from(dnssec_ok) << 7, 0, 0, 0]);
+            octets.extend_from_slice(&[0, 0, u8::from(dnssec_ok) << 7, 0]);
+            let length = u16::try_from(self.options.len()).expect("tests send few options");
+            octets.extend_from_slice(&length.to_be_bytes());
+            octets.extend_from_slice(&self.options);
         }
         octets
     }

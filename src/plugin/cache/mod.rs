@@ -1,0 +1,364 @@
+//! `cache`: keeps replies for as long as their TTLs allow.
+//!
+//! ```text
+//! query  owned below? ------------------------------> Next, and nothing is kept
+//!        entry, good ------> copied behind the client's own question -> Answered
+//!        entry, expired ---> `serve_stale` says what comes first
+//!        none -------------------------------------------> Next
+//! reply  survey: kind and TTL -> every record gets the one TTL -> kept if its kind is
+//! ```
+//!
+//! What a plugin below answers from data it holds is never looked up nor kept here, so a name of the cluster is right
+//! the moment the cluster table is; only its TTLs leave as they would on any miss. An entry is a whole message in wire
+//! form: same question, same octets up to letter case, so its compression pointers hold behind every client's question.
+
+mod config;
+mod metrics;
+mod refresh;
+mod store;
+mod survey;
+
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::chain::exchange::Exchange;
+use crate::chain::plugin::{After, Plugin, Step};
+use crate::plugin::Spec;
+use crate::plugin::cache::config::{CacheConfig, StaleMode};
+use crate::plugin::cache::metrics::{CacheFamilies, CounterSet, Counters};
+use crate::plugin::cache::refresh::{Tasks, kept_flags};
+use crate::plugin::cache::store::{Budget, Entries, Entry, Key};
+use crate::plugin::cache::survey::{Asked, Kind, Survey, View, set_ttls, survey};
+use crate::server::assembly::Assembly;
+use crate::wire::HEADER_LEN;
+use crate::wire::code::Rcode;
+use crate::wire::edns::option_code;
+use crate::wire::name::{Name, NameRef};
+use crate::wire::query::Query;
+
+/// What is known about `cache`.
+pub static SPEC: Spec = Spec {
+    name: "cache",
+    summary: "keeps replies for as long as their TTLs allow",
+    options: config::OPTIONS,
+    parse: config::parse,
+};
+
+pub(in crate::plugin::cache) struct Cache {
+    shelf: Arc<Shelf>,
+    tasks: Tasks,
+}
+
+/// All of a cache but its tasks: what a refresh takes along.
+pub(in crate::plugin::cache) struct Shelf {
+    config: CacheConfig,
+    entries: Arc<Entries>,
+    counters: CounterSet,
+    budget: Arc<Budget>,
+}
+
+/// An entry that answers a query, and whether its time is over.
+struct Hit {
+    entry: Arc<Entry>,
+    /// Seconds left; none if it is stale.
+    left: Option<u32>,
+    /// 0 for an answer, 1 for a denial.
+    kind: usize,
+}
+
+impl Cache {
+    pub(in crate::plugin::cache) fn new(config: CacheConfig, assembly: &Assembly<'_>) -> Self {
+        let process = assembly.process;
+        let Ok(budget) = process
+            .shared
+            .get_or_try("", || Ok::<_, Infallible>(Arc::<Budget>::default()));
+        let zones: Vec<String> = config.zones.iter().map(Name::to_string).collect();
+        let counters = CounterSet::new(
+            process.metrics.families::<CacheFamilies>(),
+            zones.join(","),
+            assembly.server,
+        );
+        // Everything that decides what an entry says: with any of it changed, a reload starts with an empty cache.
+        let origins = assembly.origins();
+        let (server, below) = (assembly.server, assembly.fingerprint_below);
+        let key = format!("{server} {origins:?} {below:x} {config:?}");
+        let Ok(entries) = process.shared.get_or_try(&key, || {
+            Ok::<_, Infallible>(Entries::new(
+                &budget,
+                [config.success.capacity, config.denial.capacity],
+                counters.evictions(server),
+            ))
+        });
+        Self {
+            shelf: Arc::new(Shelf {
+                config,
+                entries,
+                counters,
+                budget,
+            }),
+            tasks: Tasks::of(assembly),
+        }
+    }
+}
+
+impl Plugin for Cache {
+    fn name(&self) -> &'static str {
+        SPEC.name
+    }
+
+    fn query(&self, exchange: &mut Exchange<'_>) -> Step {
+        let shelf = &self.shelf;
+        if !is_within(exchange.qname(), &shelf.config.zones) {
+            return Step::Next;
+        }
+        if exchange.owned_below() {
+            exchange.state.do_not_store = true;
+            return Step::Next;
+        }
+        exchange.state.ask_authentic_data = true;
+        let now = exchange.arrival().received;
+        let key = Key::of(exchange.query);
+        let counters = shelf.counters.of(&exchange.block().server);
+        counters.requests.inc();
+        let Some(hit) = shelf.find(&key, now) else {
+            counters.misses.inc();
+            return Step::Next;
+        };
+        counters.hits[hit.kind].inc();
+        match hit.left {
+            Some(left) => {
+                self.prefetch(exchange, &hit.entry, left, &key, &counters);
+                let ttl = if shelf.config.keep_ttl {
+                    hit.entry.ttl_stored()
+                } else {
+                    left
+                };
+                give(exchange, &hit.entry, ttl)
+            }
+            None => self.stale(exchange, &hit.entry, &key, &counters),
+        }
+    }
+
+    fn reply(&self, exchange: &mut Exchange<'_>) -> After {
+        let shelf = &self.shelf;
+        if !is_within(exchange.qname(), &shelf.config.zones) {
+            return After::Done;
+        }
+        let now = Instant::now().max(exchange.arrival().received);
+        let refreshed = match shelf.survey_reply(exchange) {
+            None => false,
+            Some(survey) => {
+                let ttl = shelf.ttl(survey);
+                // A transfer leaves as it is: its TTLs are the zone's own.
+                if survey.kind != Kind::Transfer {
+                    let counts = exchange.reply.counts();
+                    let question_end = HEADER_LEN + exchange.query.question_octets().len();
+                    set_ttls(exchange.reply.octets_mut(), question_end, counts, ttl);
+                }
+                self.keep(exchange, survey, ttl, now);
+                let reply = &exchange.reply;
+                shelf.is_refreshed(reply.rcode, reply.truncated, survey)
+            }
+        };
+        if !exchange.query.dnssec_ok() && !exchange.query.authentic_data() {
+            exchange.reply.authentic_data = false;
+        }
+        if let Some(stale) = shelf.config.stale
+            && let StaleMode::Verify(None) = stale.mode
+            && !exchange.state.do_not_store
+        {
+            self.fall_back(exchange, refreshed, now);
+        }
+        After::Done
+    }
+}
+
+impl Cache {
+    /// Keeps the reply on its way up, if it is one to be kept.
+    fn keep(&self, exchange: &Exchange<'_>, survey: Survey, ttl: u32, now: Instant) {
+        if exchange.state.do_not_store || !is_for_everyone(exchange.query) || exchange.owned_below()
+        {
+            return;
+        }
+        let shelf = &self.shelf;
+        let view = view(exchange);
+        if !shelf.wants(exchange.qname(), survey, ttl, view.truncated) {
+            return;
+        }
+        let flags = kept_flags(&exchange.reply);
+        let answers = survey.kind == Kind::Answer;
+        let Some(entry) = Entry::new(view, flags, ttl, answers, now) else {
+            return;
+        };
+        if shelf.put(&Key::of(exchange.query), survey.kind, &Arc::new(entry), now) {
+            shelf.count_entries(&shelf.counters.of(&exchange.block().server));
+        }
+    }
+}
+
+impl Shelf {
+    /// The entry to answer from. An answer goes first: where a denial stands beside one, the denial is a failure, or
+    /// the Corefile prefers answers.
+    fn find(&self, key: &Key, now: Instant) -> Option<Hit> {
+        let stale_max = self.config.stale.map_or(0, |stale| stale.seconds_max);
+        let partitions = [&self.entries.success, &self.entries.denial];
+        partitions.iter().enumerate().find_map(|(kind, partition)| {
+            let entry = partition.find(key)?;
+            let left = match entry.left(now) {
+                Ok(left) => Some(left),
+                Err(past) if past < u64::from(stale_max) => None,
+                Err(_) => return None,
+            };
+            Some(Hit { entry, left, kind })
+        })
+    }
+
+    /// None if there is nothing to look at: no reply, or one that only says that something went wrong here.
+    fn survey_reply(&self, exchange: &Exchange<'_>) -> Option<Survey> {
+        let state = &exchange.state;
+        if state.dropped || state.error.is_some() {
+            return None;
+        }
+        Some(survey(view(exchange), asked(exchange.query), unix_time))
+    }
+
+    /// The one TTL that all records of a reply get.
+    fn ttl(&self, survey: Survey) -> u32 {
+        match survey.kind {
+            // RFC 2308, section 5: a denial lives no longer than its SOA's MINIMUM. (CoreDNS looks at the TTL alone.)
+            Kind::Denial => {
+                let ttl = survey
+                    .soa_minimum
+                    .map_or(survey.ttl, |minimum| survey.ttl.min(minimum));
+                self.config.denial.clamp(ttl)
+            }
+            Kind::BareDenial => self.config.denial.clamp(survey.ttl),
+            Kind::Failure => self.config.failure_ttl,
+            _ => self.config.success.clamp(survey.ttl),
+        }
+    }
+
+    /// Whether such a reply is kept.
+    fn wants(&self, qname: NameRef<'_>, survey: Survey, ttl: u32, truncated: bool) -> bool {
+        let off = if survey.kind.is_negative() {
+            &self.config.denial_off
+        } else {
+            &self.config.success_off
+        };
+        ttl > 0 && survey.kind.is_kept() && !truncated && !is_within(qname, off)
+    }
+
+    /// Keeps an entry, unless something better is there. The newest word on a name stands alone: an answer takes the
+    /// place of a denial, and the other way round.
+    fn put(&self, key: &Key, kind: Kind, entry: &Arc<Entry>, now: Instant) -> bool {
+        let (success, denial) = (&self.entries.success, &self.entries.denial);
+        let stale_max = self.config.stale.map_or(0, |stale| stale.seconds_max);
+        let is_usable = |known: &Arc<Entry>| match known.left(now) {
+            Ok(_) => true,
+            Err(past) => past < u64::from(stale_max),
+        };
+        let holds_answer = || {
+            let known = success.find(key).filter(is_usable);
+            self.config.prefer_positive && known.is_some_and(|known| known.answers)
+        };
+        match kind {
+            Kind::Failure => {
+                // A failure says nothing about the name: whatever is known stays.
+                let known = denial.find(key).filter(is_usable);
+                if known.is_some_and(|known| is_denial(known.rcode())) {
+                    return false;
+                }
+                denial.put(key, Arc::clone(entry));
+            }
+            Kind::Denial => {
+                if !holds_answer() {
+                    success.remove(key);
+                }
+                denial.put(key, Arc::clone(entry));
+            }
+            _ => {
+                if kind != Kind::Answer && holds_answer() {
+                    return false;
+                }
+                success.put(key, Arc::clone(entry));
+                denial.remove(key);
+            }
+        }
+        true
+    }
+
+    fn count_entries(&self, counters: &Counters) {
+        for (gauge, partition) in counters
+            .entries
+            .iter()
+            .zip([&self.entries.success, &self.entries.denial])
+        {
+            gauge.set(i64::try_from(partition.len()).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+/// Answers from an entry.
+fn give(exchange: &mut Exchange<'_>, entry: &Entry, ttl: u32) -> Step {
+    if exchange.reply.adopt(entry.message()).is_err() {
+        // The key holds the whole question, so this is a mistake of ours; the chain below still knows the answer.
+        exchange.reply.reset();
+        return Step::Next;
+    }
+    entry.set_ttls(exchange.reply.octets_mut(), ttl);
+    // RFC 6840, sections 5.7 and 5.8: AD is for those who asked for it.
+    exchange.reply.authentic_data =
+        entry.authentic_data() && (exchange.query.dnssec_ok() || exchange.query.authentic_data());
+    exchange.state.do_not_store = true;
+    Step::Answered
+}
+
+fn view<'x>(exchange: &'x Exchange<'_>) -> View<'x> {
+    View {
+        octets: exchange.reply.octets(),
+        question_end: HEADER_LEN + exchange.query.question_octets().len(),
+        counts: exchange.reply.counts(),
+        rcode: exchange.reply.rcode,
+        truncated: exchange.reply.truncated,
+    }
+}
+
+fn asked<'q>(query: &Query<'q>) -> Asked<'q> {
+    Asked {
+        qname: query.qname(),
+        qtype: query.qtype(),
+        qclass: query.qclass(),
+        dnssec_ok: query.dnssec_ok(),
+    }
+}
+
+fn is_within(qname: NameRef<'_>, zones: &[Name]) -> bool {
+    zones.iter().any(|zone| qname.is_at_or_below(zone.as_ref()))
+}
+
+fn is_denial(rcode: Rcode) -> bool {
+    rcode == Rcode::NOERROR || rcode == Rcode::NXDOMAIN
+}
+
+/// Whether the reply to this query may be given to others. Without RD an upstream tells what it happens to know,
+/// mostly nothing; with a client subnet it tells what is true there (RFC 7871, section 7.3); a signed reply is the
+/// signer's.
+fn is_for_everyone(query: &Query<'_>) -> bool {
+    let has_subnet = query.edns().is_some_and(|edns| {
+        edns.options()
+            .any(|(code, _)| code == option_code::CLIENT_SUBNET)
+    });
+    query.recursion_desired() && !has_subnet && !query.is_signed()
+}
+
+fn unix_time() -> u32 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO);
+    // Signature times are serial numbers of 32 bits (RFC 4034, section 3.1.5).
+    u32::try_from(since.as_secs() & 0xffff_ffff).unwrap_or(u32::MAX)
+}

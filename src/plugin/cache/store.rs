@@ -1,0 +1,393 @@
+//! Where entries live: one partition per `cache` and kind, all within one budget of octets.
+//!
+//! ```text
+//! Budget (64 MiB, one a process)
+//!  |- Partition  success of `. { cache 30 }`            up to CAPACITY x 1 KiB
+//!  |- Partition  denial  of `. { cache 30 }`            up to CAPACITY x 1 KiB
+//!  '- …                                                 all are cut alike if they ask for more than there is
+//! ```
+//!
+//! An entry weighs its octets, and 1 KiB at least, so CAPACITY bounds entries and octets at once. A block's partitions
+//! are found again by everything that is configured for it and below it: a reload that changes none of this keeps them,
+//! any other starts afresh, and no block ever reads what another one stored. Eviction resists scans: an entry that was
+//! never asked for again goes before one that was.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use prometheus::IntCounter;
+use quick_cache::sync::Cache;
+use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
+
+use crate::plugin::cache::survey::View;
+use crate::wire::code::Rcode;
+use crate::wire::name::NAME_MAX;
+use crate::wire::query::{Query, flag};
+
+/// Octets that all entries of the process may take.
+pub(in crate::plugin::cache) const BUDGET: u64 = 64 << 20;
+
+/// The least that an entry weighs.
+const WEIGHT_MIN: u64 = 1024;
+
+/// What an entry takes beside its octets: its key, its counters, its place in the table.
+const OVERHEAD: u64 = 192;
+
+/// The least entries that a partition has room for, whatever CAPACITY says, as in CoreDNS.
+const CAPACITY_MIN: u64 = 1024;
+
+/// What an entry is found by: DO and CD, type, class, and the name in lower case.
+#[derive(Clone, Copy)]
+pub(in crate::plugin::cache) struct Key {
+    octets: [u8; 5 + NAME_MAX],
+    length: usize,
+}
+
+impl Key {
+    /// For this query.
+    pub(in crate::plugin::cache) fn of(query: &Query<'_>) -> Self {
+        let mut octets = [0; 5 + NAME_MAX];
+        octets[0] = u8::from(query.dnssec_ok()) << 1 | u8::from(query.checking_disabled());
+        octets[1..3].copy_from_slice(&query.qtype().0.to_be_bytes());
+        octets[3..5].copy_from_slice(&query.qclass().0.to_be_bytes());
+        let name = query.qname().as_wire();
+        let length = 5 + name.len();
+        for (to, from) in octets[5..length].iter_mut().zip(name) {
+            *to = from.to_ascii_lowercase();
+        }
+        Self { octets, length }
+    }
+
+    fn as_octets(&self) -> &[u8] {
+        &self.octets[..self.length]
+    }
+}
+
+/// One reply, ready to be copied behind a client's question.
+pub(in crate::plugin::cache) struct Entry {
+    /// The whole message: header, question, records, no OPT.
+    message: Box<[u8]>,
+    /// Where the TTLs stand in it.
+    ttl_places: Box<[u16]>,
+    stored: Instant,
+    ttl: u32,
+    /// Holds what was asked.
+    pub(in crate::plugin::cache) answers: bool,
+    /// Hits, none further apart than `prefetch` says.
+    hits: AtomicU32,
+    /// When the last hit was, in milliseconds after `stored`.
+    last_hit: AtomicU64,
+    /// Until when nobody need refresh it, in milliseconds after `stored`.
+    refresh_after: AtomicU64,
+}
+
+/// Milliseconds after which a refresh counts as lost: whoever refreshes may be given up and never come back.
+const REFRESH_TIME_MAX: u64 = 10_000;
+
+impl Entry {
+    /// Copies a reply; none if it is broken. All its records get the one TTL.
+    pub(in crate::plugin::cache) fn new(
+        view: View<'_>,
+        flags: [u8; 2],
+        ttl: u32,
+        answers: bool,
+        now: Instant,
+    ) -> Option<Self> {
+        let mut message: Box<[u8]> = view.octets.into();
+        let records: u32 = view.counts.iter().map(|&count| u32::from(count)).sum();
+        let ttl_places: Box<[u16]> = view
+            .places()
+            .map_while(|place| u16::try_from(place.ttl_at).ok())
+            .collect();
+        if ttl_places.len() != usize::try_from(records).ok()? {
+            return None;
+        }
+        message[2] = flags[0];
+        message[3] = flags[1]
+            | u8::try_from(view.rcode.0)
+                .ok()
+                .filter(|&rcode| rcode < 16)?;
+        message[4..6].copy_from_slice(&1u16.to_be_bytes());
+        for (index, count) in view.counts.iter().enumerate() {
+            message[6 + 2 * index..8 + 2 * index].copy_from_slice(&count.to_be_bytes());
+        }
+        for &place in &ttl_places {
+            let place = usize::from(place);
+            message[place..place + 4].copy_from_slice(&ttl.to_be_bytes());
+        }
+        Some(Self {
+            message,
+            ttl_places,
+            stored: now,
+            ttl,
+            answers,
+            hits: AtomicU32::new(0),
+            last_hit: AtomicU64::new(0),
+            refresh_after: AtomicU64::new(0),
+        })
+    }
+
+    /// The message as it was stored. [`Entry::set_ttls`] sets its TTLs right.
+    pub(in crate::plugin::cache) fn message(&self) -> &[u8] {
+        &self.message
+    }
+
+    /// Gives a copy of the message this TTL throughout.
+    pub(in crate::plugin::cache) fn set_ttls(&self, message: &mut [u8], ttl: u32) {
+        let ttl = ttl.to_be_bytes();
+        for &place in &self.ttl_places {
+            let place = usize::from(place);
+            message[place..place + 4].copy_from_slice(&ttl);
+        }
+    }
+
+    /// The message with this TTL throughout, AD only for those who asked for it.
+    pub(in crate::plugin::cache) fn to_message(&self, ttl: u32, wants_ad: bool) -> Vec<u8> {
+        let mut message = self.message.to_vec();
+        self.set_ttls(&mut message, ttl);
+        if !wants_ad {
+            message[3] &= !flag::AD;
+        }
+        message
+    }
+
+    /// The TTL it came with.
+    pub(in crate::plugin::cache) fn ttl_stored(&self) -> u32 {
+        self.ttl
+    }
+
+    /// RCODE.
+    pub(in crate::plugin::cache) fn rcode(&self) -> Rcode {
+        Rcode(u16::from(self.message[3] & 0x0f))
+    }
+
+    /// AD.
+    pub(in crate::plugin::cache) fn authentic_data(&self) -> bool {
+        self.message[3] & flag::AD != 0
+    }
+
+    /// Seconds it has left; none if it is expired, and then how long it has been that.
+    pub(in crate::plugin::cache) fn left(&self, now: Instant) -> Result<u32, u64> {
+        let age = now.saturating_duration_since(self.stored).as_secs();
+        match u64::from(self.ttl).checked_sub(age) {
+            Some(left) if left > 0 => Ok(u32::try_from(left).unwrap_or(self.ttl)),
+            _ => Err(age - u64::from(self.ttl)),
+        }
+    }
+
+    fn since_stored(&self, now: Instant) -> u64 {
+        let age = now.saturating_duration_since(self.stored);
+        u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Counts a hit, and returns how many there were with no gap longer than `gap_max`.
+    pub(in crate::plugin::cache) fn count_hit(&self, now: Instant, gap_max: Duration) -> u32 {
+        let now = self.since_stored(now);
+        let before = self.last_hit.swap(now, Ordering::Relaxed);
+        if Duration::from_millis(now.saturating_sub(before)) > gap_max {
+            self.hits.store(1, Ordering::Relaxed);
+            return 1;
+        }
+        self.hits.fetch_add(1, Ordering::Relaxed).saturating_add(1)
+    }
+
+    /// Goes on counting where the entry that this one replaces left off.
+    pub(in crate::plugin::cache) fn inherit_hits(&self, older: &Self) {
+        let hits = older.hits.load(Ordering::Relaxed);
+        self.hits.store(hits, Ordering::Relaxed);
+    }
+
+    /// Whether the caller is the one to refresh it now: one at a time, and after a failure not before the pause is over.
+    pub(in crate::plugin::cache) fn begin_refresh(&self, now: Instant) -> bool {
+        let now = self.since_stored(now);
+        let after = self.refresh_after.load(Ordering::Acquire);
+        now >= after
+            && self
+                .refresh_after
+                .compare_exchange(
+                    after,
+                    now.saturating_add(REFRESH_TIME_MAX),
+                    Ordering::AcqRel,
+                    Ordering::Acquire,
+                )
+                .is_ok()
+    }
+
+    /// The refresh is over without a newer entry. The next one waits for `pause`.
+    pub(in crate::plugin::cache) fn end_refresh(&self, now: Instant, pause: Duration) {
+        let pause = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        let after = self.since_stored(now).saturating_add(pause);
+        self.refresh_after.store(after, Ordering::Release);
+    }
+}
+
+#[derive(Clone)]
+struct Octets;
+
+impl Weighter<Box<[u8]>, Arc<Entry>> for Octets {
+    fn weight(&self, key: &Box<[u8]>, entry: &Arc<Entry>) -> u64 {
+        let octets = key.len() + entry.message.len() + 2 * entry.ttl_places.len();
+        (u64::try_from(octets).unwrap_or(u64::MAX) + OVERHEAD).max(WEIGHT_MIN)
+    }
+}
+
+/// Counts what had to go to make room.
+#[derive(Clone)]
+struct Evictions(IntCounter);
+
+impl Lifecycle<Box<[u8]>, Arc<Entry>> for Evictions {
+    type RequestState = ();
+
+    fn on_evict(&self, (): &mut (), _key: Box<[u8]>, _entry: Arc<Entry>) {
+        self.0.inc();
+    }
+}
+
+type Table = Cache<Box<[u8]>, Arc<Entry>, Octets, foldhash::quality::RandomState, Evictions>;
+
+/// The entries of one kind of one `cache`.
+pub(in crate::plugin::cache) struct Partition {
+    table: Table,
+    /// Octets it would like to have; 0 once its `cache` is gone.
+    wanted: AtomicU64,
+}
+
+impl Partition {
+    /// Room for `capacity` entries of up to 1 KiB, until the budget is shared out.
+    fn new(capacity: u64, evictions: IntCounter) -> Arc<Self> {
+        let items = capacity.clamp(CAPACITY_MIN, BUDGET / WEIGHT_MIN);
+        let wanted = items * WEIGHT_MIN;
+        let options = OptionsBuilder::new()
+            .estimated_items_capacity(usize::try_from(items).unwrap_or(usize::MAX))
+            .weight_capacity(wanted)
+            .build()
+            .expect("both capacities are set");
+        let hasher = foldhash::quality::RandomState::default();
+        Arc::new(Self {
+            table: Table::with_options(options, Octets, hasher, Evictions(evictions)),
+            wanted: AtomicU64::new(wanted),
+        })
+    }
+
+    /// The entry for this key, whether or not it is expired.
+    pub(in crate::plugin::cache) fn find(&self, key: &Key) -> Option<Arc<Entry>> {
+        self.table.get(key.as_octets())
+    }
+
+    /// Keeps an entry in place of the one that is there.
+    pub(in crate::plugin::cache) fn put(&self, key: &Key, entry: Arc<Entry>) {
+        self.table.insert(key.as_octets().into(), entry);
+    }
+
+    /// Forgets the entry for this key.
+    pub(in crate::plugin::cache) fn remove(&self, key: &Key) {
+        self.table.remove(key.as_octets());
+    }
+
+    /// Entries in it, expired ones too.
+    pub(in crate::plugin::cache) fn len(&self) -> usize {
+        self.table.len()
+    }
+}
+
+/// All entries of one `cache`.
+pub(in crate::plugin::cache) struct Entries {
+    /// Answers.
+    pub(in crate::plugin::cache) success: Arc<Partition>,
+    /// Denials and failures.
+    pub(in crate::plugin::cache) denial: Arc<Partition>,
+    budget: Arc<Budget>,
+}
+
+impl Entries {
+    /// Room for so many answers and denials, within the budget.
+    pub(in crate::plugin::cache) fn new(
+        budget: &Arc<Budget>,
+        capacities: [u64; 2],
+        evictions: [IntCounter; 2],
+    ) -> Arc<Self> {
+        let [success, denial] = evictions;
+        let this = Self {
+            success: Partition::new(capacities[0], success),
+            denial: Partition::new(capacities[1], denial),
+            budget: Arc::clone(budget),
+        };
+        budget.take_in([&this.success, &this.denial]);
+        Arc::new(this)
+    }
+}
+
+impl Drop for Entries {
+    fn drop(&mut self) {
+        for partition in [&self.success, &self.denial] {
+            partition.wanted.store(0, Ordering::Release);
+        }
+        self.budget.take_in([]);
+    }
+}
+
+/// What all caches of the process share.
+#[derive(Default)]
+pub(in crate::plugin::cache) struct Budget {
+    partitions: Mutex<Vec<Weak<Partition>>>,
+    /// Refreshes under way.
+    refreshes: AtomicU32,
+}
+
+/// Refreshes under way at once, of all caches.
+const REFRESHES_MAX: u32 = 256;
+
+impl Budget {
+    /// Takes new partitions in, and gives each its share.
+    fn take_in<const N: usize>(&self, new: [&Arc<Partition>; N]) {
+        let mut list = self
+            .partitions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        list.extend(new.map(Arc::downgrade));
+        list.retain(|partition| partition.strong_count() > 0);
+        let partitions: Vec<(Arc<Partition>, u64)> = list
+            .iter()
+            .filter_map(Weak::upgrade)
+            .map(|partition| {
+                let wanted = partition.wanted.load(Ordering::Acquire);
+                (partition, wanted)
+            })
+            .filter(|&(_, wanted)| wanted > 0)
+            .collect();
+        let sum: u64 = partitions.iter().map(|&(_, wanted)| wanted).sum();
+        for (partition, wanted) in &partitions {
+            let share = u128::from(*wanted) * u128::from(BUDGET.min(sum)) / u128::from(sum);
+            partition
+                .table
+                .set_capacity(u64::try_from(share).unwrap_or(BUDGET));
+        }
+    }
+
+    /// Octets that all partitions together may take now.
+    #[cfg(test)]
+    pub(in crate::plugin::cache) fn octets_max(&self) -> u64 {
+        let list = self.partitions.lock().expect("nobody panics with it");
+        list.iter()
+            .filter_map(Weak::upgrade)
+            .map(|partition| partition.table.capacity())
+            .sum()
+    }
+
+    /// A place among the refreshes, if there is one; given back when it is dropped.
+    pub(in crate::plugin::cache) fn begin_refresh(self: &Arc<Self>) -> Option<RefreshPermit> {
+        let before = self.refreshes.fetch_add(1, Ordering::AcqRel);
+        let permit = RefreshPermit(Arc::clone(self));
+        (before < REFRESHES_MAX).then_some(permit)
+    }
+}
+
+/// A place among the refreshes.
+pub(in crate::plugin::cache) struct RefreshPermit(Arc<Budget>);
+
+impl Drop for RefreshPermit {
+    fn drop(&mut self) {
+        self.0.refreshes.fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,179 @@
+//! `serve_stale`: expired entries while nothing newer can be had.
+
+use super::*;
+
+const STALE: [&str; 1] = ["answer web.example.org. 0 IN A 192.0.2.0"];
+
+/// Answers with 192.0.2.N the Nth time, but as `then` says from the second time on.
+fn upstream(then: impl Fn(&mut Exchange<'_>) -> Step + Send + Sync + 'static) -> Arc<Upstream> {
+    Upstream::new(move |exchange, before| {
+        if before == 0 {
+            address(exchange, 10, 0);
+            return Step::Answered;
+        }
+        then(exchange)
+    })
+}
+
+fn failing() -> Arc<Upstream> {
+    upstream(|exchange| {
+        exchange.fail(Rcode::SERVFAIL, "upstream timed out");
+        Step::Answered
+    })
+}
+
+fn healthy() -> Arc<Upstream> {
+    upstream(|exchange| {
+        address(exchange, 10, 7);
+        Step::Answered
+    })
+}
+
+/// Fills the cache, then asks long after the entry has expired.
+fn ask_stale(bench: &Bench, start: Instant) -> Reply {
+    bench.send(&ask_at(start, 0));
+    bench.send(&ask_at(start, 20))
+}
+
+#[test]
+fn without_it_an_expired_entry_is_of_no_use() {
+    let upstream = failing();
+    let bench = bench("cache", &upstream);
+    assert_eq!(ask_stale(&bench, start()).rcode(), Rcode::SERVFAIL);
+}
+
+#[test]
+fn immediate_answers_first_and_refreshes_then() {
+    let upstream = healthy();
+    let bench = bench("cache {\n serve_stale\n}", &upstream);
+    let start = start();
+    assert_eq!(ask_stale(&bench, start).records(), STALE);
+    wait_until(|| {
+        bench.send(&ask_at(start, 0)).records() == ["answer web.example.org. 10 IN A 192.0.2.7"]
+    });
+    assert_eq!(upstream.asked(), 2);
+    let counts = |name: &str| bench.metrics(name)[0].clone();
+    assert!(counts("coredns_cache_served_stale_total{").ends_with(" 1"));
+    assert!(counts("coredns_cache_prefetch_total{").ends_with(" 1"));
+}
+
+#[test]
+fn a_refresh_that_fails_leaves_the_entry_and_is_not_tried_again_at_once() {
+    let upstream = failing();
+    let bench = bench("cache {\n serve_stale 1h immediate 30s\n}", &upstream);
+    let start = start();
+    let stale = ["answer web.example.org. 30 IN A 192.0.2.0"];
+    assert_eq!(ask_stale(&bench, start).records(), stale);
+    wait_until(|| upstream.asked() == 2);
+    for _ in 0..20 {
+        assert_eq!(bench.send(&ask_at(start, 20)).records(), stale);
+    }
+    assert_eq!(upstream.asked(), 2);
+}
+
+#[test]
+fn an_entry_is_of_no_use_after_its_stale_time() {
+    let upstream = healthy();
+    let bench = bench("cache {\n serve_stale 1m\n}", &upstream);
+    let start = start();
+    bench.send(&ask_at(start, 0));
+    let late = bench.send(&ask_at(start, 71)).records();
+    assert_eq!(late, ["answer web.example.org. 10 IN A 192.0.2.7"]);
+}
+
+#[test]
+fn verify_asks_first_and_falls_back() {
+    let upstream = failing();
+    let down = bench("cache {\n serve_stale 1h verify\n}", &upstream);
+    assert_eq!(ask_stale(&down, start()).records(), STALE);
+    let upstream = healthy();
+    let up = bench("cache {\n serve_stale 1h verify\n}", &upstream);
+    let fresh = ask_stale(&up, start()).records();
+    assert_eq!(fresh, ["answer web.example.org. 10 IN A 192.0.2.7"]);
+}
+
+#[test]
+fn verify_falls_back_on_silence_and_refusal_but_believes_a_denial() {
+    for (then, expected) in [
+        (
+            Box::new(|_: &mut Exchange<'_>| Step::Drop)
+                as Box<dyn Fn(&mut Exchange<'_>) -> Step + Send + Sync>,
+            1,
+        ),
+        (
+            Box::new(|exchange: &mut Exchange<'_>| {
+                exchange.reply.rcode = Rcode::REFUSED;
+                Step::Answered
+            }),
+            1,
+        ),
+        (
+            Box::new(|exchange: &mut Exchange<'_>| {
+                exchange.reply.rcode = Rcode::NXDOMAIN;
+                Step::Answered
+            }),
+            0,
+        ),
+    ] {
+        let upstream = upstream(then);
+        let bench = bench("cache {\n serve_stale 1h verify\n}", &upstream);
+        let reply = ask_stale(&bench, start());
+        assert_eq!(reply.records().len(), expected);
+    }
+}
+
+#[test]
+fn verify_waits_only_so_long() {
+    let upstream = upstream(|_| Step::Defer(Box::pin(std::future::pending())));
+    let bench = bench("cache {\n serve_stale 1h verify 5ms\n}", &upstream);
+    let start = start();
+    assert_eq!(ask_stale(&bench, start).records(), STALE);
+    // One refresh at a time: while it is under way others do not wait at all.
+    assert_eq!(bench.send(&ask_at(start, 20)).records(), STALE);
+    assert_eq!(upstream.asked(), 2);
+}
+
+#[test]
+fn verify_with_a_limit_takes_what_comes_in_time() {
+    let upstream = healthy();
+    let bench = bench("cache {\n serve_stale 1h verify 10s\n}", &upstream);
+    let start = start();
+    let fresh = ["answer web.example.org. 10 IN A 192.0.2.7"];
+    let mut ask = ask_at(start, 20);
+    bench.send(&ask_at(start, 0));
+    ask.edns = Some((1232, false));
+    let reply = bench.send(&ask);
+    assert_eq!(reply.records(), fresh);
+    assert_eq!(reply.payload_size(), Some(1232));
+    assert_eq!(bench.send(&ask_at(start, 0)).records(), fresh);
+    assert_eq!(upstream.asked(), 2);
+}
+
+#[test]
+fn recheck_pauses_after_a_failed_verification() {
+    let upstream = failing();
+    let bench = bench("cache {\n serve_stale 1h verify 0 0s 1m\n}", &upstream);
+    let start = start();
+    assert_eq!(ask_stale(&bench, start).records(), STALE);
+    assert_eq!(bench.send(&ask_at(start, 21)).records(), STALE);
+    assert_eq!(upstream.asked(), 2);
+    bench.send(&ask_at(start, 90));
+    assert_eq!(upstream.asked(), 3);
+}
+
+#[test]
+fn prefer_positive_keeps_an_answer_through_denials() {
+    let denying = || {
+        upstream(|exchange| {
+            exchange.reply.rcode = Rcode::NXDOMAIN;
+            soa(exchange, 300, 300);
+            Step::Answered
+        })
+    };
+    let text = "cache {\n serve_stale 1h verify\n serve_stale_policy prefer_positive\n}";
+    let kept = bench(text, &denying());
+    assert_eq!(ask_stale(&kept, start()).records(), STALE);
+    let plain = bench("cache {\n serve_stale 1h verify\n}", &denying());
+    let denied = ask_stale(&plain, start());
+    assert_eq!(denied.rcode(), Rcode::NXDOMAIN);
+}
