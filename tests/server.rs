@@ -1,0 +1,155 @@
+//! The real program on a loopback port: faults, signals, reload.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/program.rs"]
+mod program;
+
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::path::Path;
+
+use hickory_proto::rr::RecordType::A;
+use program::{Program, answers, ask, free_port, run};
+
+/// A block that answers one name from the Corefile itself.
+const ONE_HOST: &str = ".:PORT {
+    bind 127.0.0.1
+    hosts {
+        10.0.0.1 a.internal
+    }
+}
+";
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn a_typing_error_is_underlined_and_ends_the_start_with_1() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(
+        folder.path().join("Corefile"),
+        ".:1053 {\n    bind 127.0.0.1\n    whoamy\n}\n",
+    )
+    .unwrap();
+    let (out, err, code) = run(folder.path(), &["-conf", "Corefile"]);
+    assert_eq!(code, Some(1), "{out}{err}");
+    for text in [
+        "unknown plugin `whoamy`",
+        "Corefile:3:5",
+        "^^^^^^",
+        "did you mean `whoami`?",
+    ] {
+        assert!(err.contains(text), "no `{text}` in\n{err}");
+    }
+    let (out, err, code) = run(folder.path(), &["check", "Corefile"]);
+    assert_eq!(code, Some(1), "{out}{err}");
+    assert!((out + &err).contains("unknown plugin `whoamy`"));
+}
+
+#[test]
+fn a_port_that_is_taken_is_named_and_ends_the_start_with_1() {
+    let port = free_port();
+    let _udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+    let _tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(
+        folder.path().join("Corefile"),
+        ONE_HOST.replace("PORT", &port.to_string()),
+    )
+    .unwrap();
+    let (out, err, code) = run(folder.path(), &["-conf", "Corefile"]);
+    assert_eq!(code, Some(1), "{out}{err}");
+    for text in [&port.to_string(), "127.0.0.1", "taken"] {
+        assert!(err.contains(text), "no `{text}` in {err}");
+    }
+}
+
+#[test]
+fn a_corefile_that_is_missing_ends_the_start_with_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, err, code) = run(folder.path(), &["-conf", "nowhere"]);
+    assert_eq!(code, Some(1), "{out}{err}");
+    assert!(err.contains("nowhere"), "{err}");
+}
+
+#[test]
+fn an_unknown_flag_ends_the_start_with_2() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, err, code) = run(folder.path(), &["-frobnicate"]);
+    assert_eq!(code, Some(2), "{out}{err}");
+    assert!(err.contains("frobnicate"), "{err}");
+}
+
+#[test]
+fn version_and_plugins_are_told_without_a_start() {
+    let (out, _, code) = run(root(), &["-version"]);
+    assert_eq!(code, Some(0));
+    assert!(out.starts_with("Fingerpost-"), "{out}");
+    let (out, _, code) = run(root(), &["-plugins"]);
+    assert_eq!(code, Some(0));
+    let names: Vec<&str> = out.lines().filter(|line| !line.is_empty()).collect();
+    assert!(names.contains(&"forward"), "{out}");
+    assert!(names.is_sorted(), "{out}");
+}
+
+#[test]
+fn sigterm_and_sigint_stop_with_0() {
+    for signal in ["TERM", "INT"] {
+        let mut program = Program::start(ONE_HOST);
+        program.signal(signal);
+        assert_eq!(
+            program.wait().code(),
+            Some(0),
+            "SIG{signal}\n{}",
+            program.output()
+        );
+        assert!(
+            program.output().contains(&format!("SIG{signal}")),
+            "{}",
+            program.output()
+        );
+    }
+}
+
+#[test]
+fn sigusr1_and_sighup_read_the_corefile_again() {
+    for signal in ["USR1", "HUP"] {
+        let program = Program::start(ONE_HOST);
+        program.rewrite(&ONE_HOST.replace("10.0.0.1", "10.0.0.2"));
+        assert_eq!(program.ask("a.internal.", A), ["10.0.0.1"]);
+        program.signal(signal);
+        program.wait_for_answer("a.internal.", A, &["10.0.0.2"]);
+    }
+}
+
+#[test]
+fn a_broken_corefile_changes_nothing_but_the_log() {
+    let mut program = Program::start(ONE_HOST);
+    program.rewrite(".:PORT {\n    bind 127.0.0.1\n    whoamy\n}\n");
+    program.signal("USR1");
+    program.wait_for_output("unknown plugin `whoamy`", 1);
+    assert_eq!(program.ask("a.internal.", A), ["10.0.0.1"]);
+    program.rewrite(&ONE_HOST.replace("10.0.0.1", "10.0.0.3"));
+    program.signal("USR1");
+    program.wait_for_answer("a.internal.", A, &["10.0.0.3"]);
+    program.signal("TERM");
+    assert_eq!(program.wait().code(), Some(0));
+}
+
+#[test]
+fn a_reload_may_change_where_it_listens() {
+    let program = Program::start(ONE_HOST);
+    let other = free_port();
+    program.rewrite(&format!(
+        "{ONE_HOST}{}",
+        ONE_HOST
+            .replace("PORT", &other.to_string())
+            .replace("10.0.0.1", "10.0.0.4")
+    ));
+    program.signal("USR1");
+    program::wait_until("the new port", || {
+        UdpSocket::bind((Ipv4Addr::LOCALHOST, other)).is_err()
+    });
+    assert_eq!(answers(&ask(other, "a.internal.", A)), ["10.0.0.4"]);
+    assert_eq!(program.ask("a.internal.", A), ["10.0.0.1"]);
+}
