@@ -110,16 +110,12 @@ impl Key {
 /// Reads the keys of a server block. Comes back empty only if every one of them is wrong, or none names a zone.
 pub fn parse_keys(block: &Block, faults: &mut Faults) -> Vec<Key> {
     let mut keys: Vec<Key> = Vec::new();
-    let unrendered = block.keys.iter().any(|word| word.text.contains("{{"));
+    let hint = foreign_text(block);
     for word in &block.keys {
         let parts = match split(word) {
             Ok(parts) => parts,
-            Err(diagnostic) if unrendered => {
-                faults
-                    .push(diagnostic.with_help("`{{` looks like a template that was not rendered"));
-                continue;
-            }
-            Err(diagnostic) => {
+            Err(mut diagnostic) => {
+                diagnostic.help = diagnostic.help.or(hint.map(str::to_owned));
                 faults.push(diagnostic);
                 continue;
             }
@@ -132,7 +128,9 @@ pub fn parse_keys(block: &Block, faults: &mut Faults) -> Vec<Key> {
             ));
             return keys;
         }
-        warn_of_odd_zone(word, &parts, faults);
+        if hint.is_none() {
+            warn_of_odd_zone(word, &parts, faults);
+        }
         keys.extend(parts.zones.into_iter().map(|zone| Key {
             scheme: parts.scheme,
             zone,
@@ -208,11 +206,6 @@ fn split(word: &Word) -> Result<Parts, Diagnostic> {
     };
     let name = match Name::from_text(text) {
         Ok(name) => name.to_lower(),
-        Err(error) if text.ends_with('{') => {
-            return Err(
-                not_a_zone(word, text, &error.to_string()).with_help("put a space before the `{`")
-            );
-        }
         Err(error) => return Err(not_a_zone(word, text, &error.to_string())),
     };
     let zones = match text.parse::<IpNet>() {
@@ -280,6 +273,20 @@ fn reverse_zone(address: IpAddr, length: u8) -> Name {
     Name::from_text(&labels.join(".")).expect("at most 34 short labels")
 }
 
+/// What keys look like that were never meant for a Corefile.
+fn foreign_text(block: &Block) -> Option<&'static str> {
+    let first = block.keys.first()?;
+    if first.text == "apiVersion:" {
+        Some(
+            "this looks like a Kubernetes manifest; the Corefile is the text below its `Corefile: |`",
+        )
+    } else if block.keys.iter().any(|word| word.text.contains("{{")) {
+        Some("`{{` looks like a template that was not rendered")
+    } else {
+        None
+    }
+}
+
 /// Points out zones that are legal but probably meant otherwise.
 fn warn_of_odd_zone(word: &Word, parts: &Parts, faults: &mut Faults) {
     let [zone] = parts.zones.as_slice() else {
@@ -298,7 +305,9 @@ fn warn_of_odd_zone(word: &Word, parts: &Parts, faults: &mut Faults) {
         || text
             .rsplit_once(':')
             .is_some_and(|(host, _)| host.parse::<Ipv4Addr>().is_ok());
-    faults.push(if is_address {
+    faults.push(if text.starts_with([';', '/']) {
+        warning.with_help("a comment starts with `#`")
+    } else if is_address {
         warning.with_help("a key names a zone; `bind` names addresses to listen on")
     } else if let Some((before, _)) = text.split_once("://") {
         let known: Vec<_> = Scheme::ALL.iter().map(|scheme| scheme.as_str()).collect();
@@ -390,7 +399,6 @@ mod tests {
             (".:-1", "`.:-1` has an invalid port"),
             (".:99999", "`.:99999` has an invalid port"),
             (":53", "`` is not a zone"),
-            (".:53{", "`.:53{` is not a zone"),
             ("a..b", "`a..b` is not a zone"),
             ("::/0", "`::/0` is not a zone"),
             ("0::/8", "`0::/8` is not a zone"),

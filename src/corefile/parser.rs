@@ -106,7 +106,7 @@ impl Parser<'_> {
         if self.stream.next_is("}") {
             return self.stray_brace();
         }
-        let keys = self.keys();
+        let (mut keys, empty) = self.keys();
         if let [key] = keys.as_slice()
             && let Some(name) = key.text.strip_prefix('(')
             && let Some(name) = name.strip_suffix(')')
@@ -114,20 +114,18 @@ impl Parser<'_> {
             self.snippet(key, name);
             return None;
         }
-        let open = self.brace("{");
-        if keys.is_empty() && open.is_none() {
-            return None;
+        let open = self.brace("{").or(self.glued_brace(&mut keys));
+        let place = keys.first().or(empty.as_ref()).or(open.as_ref())?;
+        if keys.is_empty() {
+            // CoreDNS drops the whole block, which a variable that is not set can bring about.
+            self.faults.push(Diagnostic::error(
+                place.span,
+                "a server block without a zone",
+                "expected a zone such as `.` or `example.org`",
+            ));
         }
         let (directives, _) = self.lines(open.as_ref(), 0);
-        if keys.is_empty() {
-            self.faults.push(Diagnostic::error(
-                open.map_or_else(Span::default, |open| open.span),
-                "a server block without a zone",
-                "expected a zone such as `.` or `example.org` before this",
-            ));
-            return None;
-        }
-        Some(Block { keys, directives })
+        (!keys.is_empty()).then_some(Block { keys, directives })
     }
 
     /// A `}` where a zone should stand. The last word of a text may be one: it is taken as the zone `}.`, which nobody
@@ -157,15 +155,39 @@ impl Parser<'_> {
         })
     }
 
-    /// The keys of a block: to the end of the line, past it after a comma.
-    fn keys(&mut self) -> Vec<Word> {
+    /// The brace that is glued to the last key: `.:53{`. CoreDNS reads it as part of the zone.
+    fn glued_brace(&mut self, keys: &mut [Word]) -> Option<Word> {
+        let key = keys.last_mut()?;
+        let text = key
+            .text
+            .strip_suffix('{')
+            .filter(|text| !text.is_empty() && !text.ends_with('{'))?;
+        self.faults.push(
+            Diagnostic::error(
+                key.span,
+                format!("`{}` is not a zone", key.text),
+                "expected a space before the `{`",
+            )
+            .with_help(format!("write `{text} {{`")),
+        );
+        let brace = Word {
+            text: "{".into(),
+            ..key.clone()
+        };
+        key.text.pop();
+        Some(brace)
+    }
+
+    /// The keys of a block: to the end of the line, past it after a comma. The first empty one is told apart.
+    fn keys(&mut self) -> (Vec<Word>, Option<Word>) {
         let mut keys = Vec::new();
+        let mut empty = None;
         let mut comma: Option<Span> = None;
         let mut any = false;
         loop {
             let starts_line = self.stream.next_starts_line();
             if any && comma.is_none() && starts_line {
-                return keys;
+                return (keys, empty);
             }
             if self.stream.next_is("{") {
                 if let Some(span) = comma {
@@ -175,7 +197,7 @@ impl Parser<'_> {
                         "expected another zone after this",
                     ));
                 }
-                return keys;
+                return (keys, empty);
             }
             let Some(token) = self.stream.next() else {
                 if let Some(span) = comma {
@@ -185,7 +207,7 @@ impl Parser<'_> {
                         "expected another zone after this",
                     ));
                 }
-                return keys;
+                return (keys, empty);
             };
             let mut word = self.word(token);
             if word.text == "import" {
@@ -200,10 +222,11 @@ impl Parser<'_> {
                 ));
             }
             any = true;
-            comma = None;
             if word.text.is_empty() {
+                empty.get_or_insert(word);
                 continue;
             }
+            comma = None;
             if word.text.ends_with(',') {
                 word.text.pop();
                 comma = Some(word.span);
