@@ -10,6 +10,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::net::{Ipv4Addr, UdpSocket};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,10 +18,13 @@ use arc_swap::ArcSwap;
 use fingerpost::chain::Chain;
 use fingerpost::chain::exchange::Exchange;
 use fingerpost::chain::plugin::{Plugin, Step};
+use fingerpost::corefile::render::Color;
 use fingerpost::net::batch;
 use fingerpost::net::limit::Limits;
 use fingerpost::net::service::Service;
 use fingerpost::net::udp::Worker;
+use fingerpost::server::generation::{Generation, ServeDefaults};
+use fingerpost::server::loader::Reading;
 use fingerpost::server::process::Process;
 use fingerpost::telemetry::metrics::ServerMetrics;
 use fingerpost::wire::code::{Class, Rcode, RecordType};
@@ -143,21 +147,47 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(links: Vec<Arc<dyn Plugin>>) -> Self {
+    /// Of these links.
+    fn of_links(links: Vec<Arc<dyn Plugin>>) -> Self {
+        Self::new(|process| {
+            let block = ServerBlock {
+                origin: Name::from_text("cluster.local").unwrap(),
+                server: "dns://:53".into(),
+                chain: Chain::new(links),
+                serves_chaos: false,
+            };
+            let metrics = Arc::new(ServerMetrics::new(&process.metrics, "dns://:53"));
+            Arc::new(Zones::new(vec![Arc::new(block)], metrics))
+        })
+    }
+
+    /// Of what a Corefile of one listener says. Whatever it starts has the time that it asks for, and no more.
+    fn of_corefile(text: &str) -> Self {
+        Self::new(|process| {
+            let reading = Reading::of(Path::new("Corefile"), text.as_bytes(), 1053);
+            assert_eq!(reading.refusal(Color::Never), None);
+            let defaults = ServeDefaults { port: 1053 };
+            let mut generation =
+                Generation::build(&reading.blocks, defaults, process).expect("it can be built");
+            process.runtime.block_on(async {
+                for task in generation.plan.before_serving.drain(..) {
+                    task.await.expect("it starts");
+                }
+            });
+            let (_, zones) = generation.zones.pop_first().expect("one listener");
+            zones
+        })
+    }
+
+    fn new(build: impl FnOnce(&Arc<Process>) -> Arc<Zones>) -> Self {
         // The runtime is gone before the first query: whoever needs one will say so.
         let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
             .build()
             .unwrap();
         let process = Process::new(runtime.handle().clone());
+        let zones = build(&process);
         drop(runtime);
-        let block = ServerBlock {
-            origin: Name::from_text("cluster.local").unwrap(),
-            server: "dns://:53".into(),
-            chain: Chain::new(links),
-            serves_chaos: false,
-        };
-        let metrics = Arc::new(ServerMetrics::new(&process.metrics, "dns://:53"));
-        let zones = Zones::new(vec![Arc::new(block)], metrics);
         // A wildcard socket: the one that has to note which address was asked.
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
         let address = socket.local_addr().unwrap();
@@ -166,7 +196,7 @@ impl Bench {
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
         client.set_read_timeout(Some(PATIENCE)).unwrap();
         client.connect(("127.0.0.1", address.port())).unwrap();
-        let zones = Arc::new(ArcSwap::from_pointee(zones));
+        let zones = Arc::new(ArcSwap::new(zones));
         let service = Service::new(address, zones, Limits::default(), &process);
         Self {
             worker: Worker::new(socket, service),
@@ -225,7 +255,7 @@ fn an_answer_from_memory_allocates_nothing() {
         apex: Name::from_text("cluster.local").unwrap(),
         target: Name::from_text("web.shop.svc.cluster.local").unwrap(),
     };
-    let mut bench = Bench::new(vec![
+    let mut bench = Bench::of_links(vec![
         Arc::new(Onlooker),
         Arc::new(Onlooker),
         Arc::new(memory),
@@ -243,7 +273,7 @@ fn an_answer_from_memory_allocates_nothing() {
 
 #[test]
 fn a_refusal_and_a_failure_allocate_nothing() {
-    let mut bench = Bench::new(vec![Arc::new(Onlooker)]);
+    let mut bench = Bench::of_links(vec![Arc::new(Onlooker)]);
     assert_eq!(
         bench.ask("www.example.org", RecordType::A, Rcode::REFUSED),
         0
@@ -252,4 +282,26 @@ fn a_refusal_and_a_failure_allocate_nothing() {
         bench.ask("web.cluster.local", RecordType::A, Rcode::SERVFAIL),
         0
     );
+}
+
+#[test]
+fn an_answer_from_a_hosts_file_allocates_nothing() {
+    let mut bench = Bench::of_corefile(
+        ". {
+            errors
+            bufsize 1232
+            hosts {
+                10.0.0.1 web.example.org
+                2001:db8::1 web.example.org
+            }
+        }",
+    );
+    for (name, kind) in [
+        ("Web.example.org", RecordType::A),
+        ("web.example.org", RecordType::AAAA),
+        ("web.example.org", RecordType::MX),
+        ("1.0.0.10.in-addr.arpa", RecordType::PTR),
+    ] {
+        assert_eq!(bench.ask(name, kind, Rcode::NOERROR), 0, "{name} {kind}");
+    }
 }

@@ -1,7 +1,7 @@
 //! Many datagrams a system call, and each reply from the address that was asked.
 //!
 //! This is the only file with unsafe code, and it holds nothing but what needs it: the layouts that `recvmmsg` and
-//! `sendmmsg` work on, and the socket options that no library names. Where the kernel is not Linux a portable twin
+//! `sendmmsg` work on, the socket options that no library names, and the limit of open files. Where the kernel is not Linux a portable twin
 //! with the same face takes one datagram at a time, and leaves the source of a reply to the routing table.
 //!
 //! ```text
@@ -17,9 +17,9 @@
 )]
 
 #[cfg(target_os = "linux")]
-pub use linux::{Batch, ReturnPath, prepare};
+pub use linux::{Batch, ReturnPath, prepare, raise_file_limit};
 #[cfg(not(target_os = "linux"))]
-pub use portable::{Batch, ReturnPath, prepare};
+pub use portable::{Batch, ReturnPath, prepare, raise_file_limit};
 
 /// The twin for other kernels; here for its tests only.
 #[cfg(any(not(target_os = "linux"), test))]
@@ -548,6 +548,27 @@ mod linux {
         }
         // The kernel doubles what it is asked for, to pay for its own bookkeeping.
         Ok(get(fd, libc::SOL_SOCKET, libc::SO_RCVBUF)? / 2)
+    }
+
+    /// Lets the process open as many files as its hard limit allows. Service managers leave the soft limit at 1024
+    /// for the sake of `select`, which nobody here uses.
+    pub fn raise_file_limit() -> io::Result<()> {
+        let mut limit = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        // SAFETY: the kernel writes one `rlimit`, which outlives the call.
+        if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        if limit.rlim_cur < limit.rlim_max {
+            limit.rlim_cur = limit.rlim_max;
+            // SAFETY: the kernel reads one `rlimit`, which outlives the call.
+            if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
     }
 
     fn set(

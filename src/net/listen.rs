@@ -33,7 +33,7 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// A worker for each core that we may use.
+    /// A worker for each core that we may use: the affinity mask and the CPU quota of our cgroup are heeded.
     fn default() -> Self {
         Self {
             workers: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),

@@ -56,6 +56,9 @@ pub async fn run(options: Options) -> ExitCode {
     if let Some(refusal) = reading.refusal(color()) {
         return refuse(&refusal);
     }
+    if let Err(error) = crate::net::batch::raise_file_limit() {
+        tracing::warn!("the limit of open files stays as it is: {error}");
+    }
     let process = Process::new(tokio::runtime::Handle::current());
     let signals = match shutdown::Signals::listen() {
         Ok(signals) => signals,
