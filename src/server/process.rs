@@ -3,7 +3,7 @@
 use std::any::{Any, TypeId};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::telemetry::metrics::Metrics;
 
@@ -41,22 +41,35 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// The thing of type `T` with this key; made if nobody has it.
+    /// The thing of type `T` with this key; made if nobody has it. Making it may ask for other shared things. If two
+    /// make it at the same time, the one that is there first is kept.
     pub fn get_or_try<T: Any + Send + Sync, E>(
         &self,
         key: &str,
         make: impl FnOnce() -> Result<Arc<T>, E>,
     ) -> Result<Arc<T>, E> {
-        let mut things = self.things.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = (TypeId::of::<T>(), key.to_owned());
-        if let Some(thing) = things.get(&slot).and_then(Weak::upgrade) {
-            return Ok(thing.downcast().expect("keyed by its type"));
+        if let Some(thing) = Self::find(&self.things(), &slot) {
+            return Ok(thing);
+        }
+        let made = make()?;
+        let mut things = self.things();
+        if let Some(thing) = Self::find(&things, &slot) {
+            return Ok(thing);
         }
         things.retain(|_, thing| thing.strong_count() > 0);
-        let thing = make()?;
-        let erased: Arc<dyn Any + Send + Sync> = thing.clone();
+        let erased: Arc<dyn Any + Send + Sync> = made.clone();
         things.insert(slot, Arc::downgrade(&erased));
-        Ok(thing)
+        Ok(made)
+    }
+
+    fn things(&self) -> MutexGuard<'_, SharedMap> {
+        self.things.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find<T: Any + Send + Sync>(things: &SharedMap, slot: &(TypeId, String)) -> Option<Arc<T>> {
+        let thing = things.get(slot)?.upgrade()?;
+        Some(thing.downcast().expect("keyed by its type"))
     }
 }
 
@@ -102,5 +115,45 @@ impl Readiness {
             .filter(|(_, probes)| !probes.iter().all(|probe| probe()))
             .map(|(name, _)| name.clone())
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::convert::Infallible;
+
+    fn get<T: Any + Send + Sync>(shared: &Shared, key: &str, make: impl FnOnce() -> T) -> Arc<T> {
+        let Ok(thing) = shared.get_or_try(key, || Ok::<_, Infallible>(Arc::new(make())));
+        thing
+    }
+
+    #[test]
+    fn a_thing_is_shared_for_as_long_as_somebody_holds_it() {
+        let shared = Shared::default();
+        let first = get(&shared, "a", || 1_u32);
+        assert_eq!(*get(&shared, "a", || 2_u32), 1);
+        assert_eq!(*get(&shared, "b", || 3_u32), 3);
+        assert_eq!(*get(&shared, "a", || 4_u64), 4);
+        drop(first);
+        assert_eq!(*get(&shared, "a", || 5_u32), 5);
+    }
+
+    #[test]
+    fn making_a_thing_may_ask_for_others() {
+        let shared = Shared::default();
+        let outer = get(&shared, "a", || get(&shared, "a", || 1_u64));
+        assert_eq!(**outer, 1);
+    }
+
+    #[test]
+    fn the_first_of_two_makers_wins() {
+        let shared = Shared::default();
+        let mut inner = None;
+        let outer = get(&shared, "a", || {
+            inner = Some(get(&shared, "a", || 1_u32));
+            2_u32
+        });
+        assert_eq!((*outer, inner.as_deref()), (1, Some(&1)));
     }
 }
