@@ -47,6 +47,9 @@ pub mod prometheus;
 /// Logs what went wrong further down.
 pub mod errors;
 
+/// Prints one line per reply.
+pub mod log;
+
 /// Answers queries for ANY with one small record.
 pub mod any;
 
@@ -97,6 +100,7 @@ pub static PLUGINS: &[&Spec] = &[
     &health::SPEC,
     &prometheus::SPEC,
     &errors::SPEC,
+    &log::SPEC,
     &any::SPEC,
     &cache::SPEC,
     &hosts::SPEC,
