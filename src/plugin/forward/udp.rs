@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockRef, Socket as RawSocket, Type};
+use tokio::io::{Interest, Ready};
 use tokio::net::UdpSocket;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
@@ -55,6 +56,9 @@ const PORT_MIN: u16 = 10_240;
 
 /// Datagrams taken before other tasks have their turn.
 const BATCH: usize = 64;
+
+/// A datagram, or the news that there will be none.
+const ARRIVAL: Interest = Interest::READABLE.add(Interest::ERROR);
 
 /// The sockets to one upstream.
 pub(super) struct Lanes {
@@ -256,8 +260,24 @@ impl Socket {
         }
     }
 
+    /// Takes the errors that have arrived. One that ICMP brought makes the socket ready for nothing but errors.
+    fn drain_errors(&self) -> io::Result<()> {
+        let none_left = || io::Error::from(io::ErrorKind::WouldBlock);
+        let take = || self.udp.take_error()?.ok_or_else(none_left);
+        while let Ok(error) = self.udp.try_io(Interest::ERROR, take) {
+            if !is_passing(&error) {
+                return Err(error);
+            }
+            self.fail_all(&error);
+        }
+        Ok(())
+    }
+
     /// Takes what has arrived.
-    fn drain(&self) -> io::Result<()> {
+    fn drain(&self, ready: Ready) -> io::Result<()> {
+        if ready.is_error() {
+            self.drain_errors()?;
+        }
         thread_local! {
             static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; 65_535]);
         }
@@ -325,8 +345,8 @@ async fn receive(socket: Arc<Socket>, lifetime: Duration) {
     let mut look = pin!(sleep(lifetime));
     loop {
         tokio::select! {
-            ready = socket.udp.readable() => {
-                if let Err(error) = ready.and_then(|()| socket.drain()) {
+            ready = socket.udp.ready(ARRIVAL) => {
+                if let Err(error) = ready.and_then(|ready| socket.drain(ready)) {
                     lock(&socket.waiters).closed = true;
                     socket.fail_all(&error);
                     return;
