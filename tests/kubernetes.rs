@@ -1,0 +1,172 @@
+//! One question for each rule of `kubernetes`, asked of a small cluster: `kubernetes/cases` says what comes back.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/in_process.rs"]
+mod in_process;
+
+use std::path::Path;
+
+use fingerpost::wire::code::RecordType;
+use in_process::{Server, Shown, shown};
+
+/// The names behind the cluster's aliases.
+const HOSTS: &str = "hosts /dev/null {
+    192.0.2.80 target.example.com
+    2001:db8::80 target.example.com
+    ttl 60
+    no_reverse
+    fallthrough
+}";
+
+fn path(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/kubernetes")
+        .join(name)
+        .display()
+        .to_string()
+}
+
+/// A server of one `kubernetes` line: `kubernetes ZONES { OPTIONS }`.
+fn server(directive: &str) -> Server {
+    let (head, options) = directive.split_once('{').unwrap();
+    let options = options.trim_end_matches('}').trim();
+    let manifests = path("cluster.yaml");
+    Server::new(&format!(
+        ". {{\n{HOSTS}\n{head} {{\nmanifests {manifests}\n{options}\n}}\n}}\n"
+    ))
+}
+
+/// A name of the file with its final dot.
+fn name(text: &str) -> String {
+    match text {
+        "." => text.to_owned(),
+        _ => format!(
+            "{}.",
+            text.strip_suffix(".X")
+                .map_or(text.to_owned(), |head| format!("{head}.svc.cluster.local"))
+        ),
+    }
+}
+
+/// One record of the file as replies show it.
+fn record(text: &str, qname: &str, ttl: &str) -> String {
+    let mut words = text.split_whitespace().peekable();
+    let is_owner =
+        |word: &&str| !word.starts_with('@') && RecordType::from_mnemonic(word).is_none();
+    let owner = words.next_if(is_owner).map_or(qname.to_owned(), name);
+    let ttl = words
+        .next_if(|word| word.starts_with('@'))
+        .map_or(ttl, |word| &word[1..]);
+    let kind = words.next().unwrap();
+    let mut rdata: Vec<String> = words.map(str::to_owned).collect();
+    let names: &[usize] = match kind {
+        "CNAME" | "PTR" | "NS" => &[0],
+        "SRV" => &[3],
+        "SOA" => &[0, 1],
+        _ => &[],
+    };
+    for &index in names {
+        rdata[index] = name(&rdata[index]);
+    }
+    format!("{owner} {ttl} {kind} {}", rdata.join(" "))
+}
+
+/// The SOA that denies, given the zone as the client spelled it, its TTL and minimum.
+fn soa(zone: &str, ttl: &str, minimum: &str) -> String {
+    let below = if zone == "." { "" } else { zone };
+    format!("{zone} {ttl} SOA ns.dns.{below} hostmaster.{below} SERIAL 7200 1800 86400 {minimum}")
+}
+
+/// The part of QNAME that is one of the zones.
+fn zone_of(qname: &str, directive: &str) -> String {
+    let zones = directive
+        .split_once('{')
+        .unwrap()
+        .0
+        .split_whitespace()
+        .skip(1);
+    let zone = zones
+        .map(name)
+        .find(|zone| qname.to_ascii_lowercase().ends_with(zone.as_str()))
+        .unwrap();
+    qname[qname.len() - zone.len()..].to_owned()
+}
+
+fn expected(outcome: &str, qname: &str, directive: &str) -> Shown {
+    let (kind, rest) = outcome
+        .trim()
+        .split_once(' ')
+        .unwrap_or((outcome.trim(), ""));
+    let mut denial: Vec<&str> = rest
+        .split_whitespace()
+        .map(|word| word.trim_start_matches('@'))
+        .collect();
+    if denial.len() != 2 {
+        denial = vec!["5", "5"];
+    }
+    let (rcode, aa) = match kind {
+        "ok" | "nodata" => ("NOERROR", true),
+        "nxdomain" => ("NXDOMAIN", true),
+        "servfail" => ("SERVFAIL", true),
+        "next" => ("SERVFAIL", false),
+        "refused" => ("REFUSED", false),
+        other => panic!("`{other}` is no outcome"),
+    };
+    let mut sections: [Vec<String>; 3] = Default::default();
+    if kind == "ok" {
+        let (answer, additional) = rest.split_once(" ; ").unwrap_or((rest, ""));
+        for (section, text) in [(0, answer), (2, additional)] {
+            let records = text.split(" | ").filter(|text| !text.is_empty());
+            sections[section] = records.map(|text| record(text, qname, "5")).collect();
+            sections[section].sort();
+        }
+    } else if aa {
+        sections[1].push(soa(&zone_of(qname, directive), denial[0], denial[1]));
+    }
+    Shown {
+        rcode: rcode.to_owned(),
+        flags: [aa, false, true],
+        sections,
+    }
+}
+
+#[test]
+fn every_rule_answers_as_its_case_says() {
+    let cases = std::fs::read_to_string(path("cases")).unwrap();
+    let (mut directive, mut running) = ("", None);
+    let (mut asked, mut different) = (0, Vec::new());
+    for line in cases
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+    {
+        if let Some(block) = line.strip_prefix("block ") {
+            directive = block;
+            running = Some(server(block));
+            continue;
+        }
+        let (question, outcome) = line.split_once(": ").unwrap();
+        let mut words = question.split(' ');
+        let (number, text, qtype) = (
+            words.next().unwrap(),
+            words.next().unwrap(),
+            words.next().unwrap(),
+        );
+        let qname = name(text);
+        let server = running.as_ref().expect("a block stands first");
+        let got = shown(&server.ask(&qname, RecordType::from_mnemonic(qtype).unwrap()));
+        let expected = expected(outcome, &qname, directive);
+        asked += 1;
+        if got != expected {
+            different.push(format!(
+                "{number} {qname} {qtype}\n  expected {expected:?}\n  got      {got:?}"
+            ));
+        }
+    }
+    assert!(asked > 200, "{asked} cases were read");
+    assert!(
+        different.is_empty(),
+        "{} of {asked} cases differ:\n{}",
+        different.len(),
+        different.join("\n")
+    );
+}
