@@ -103,6 +103,7 @@ impl<'c> Writer<'c> {
     }
 
     fn token(&mut self, word: &Word, text: &str) {
+        // Only a token before this one ends in a brace: a list opens with a bracket.
         if self.json.ends_with('}') {
             self.json.push(',');
         }
@@ -146,5 +147,75 @@ impl<'c> Writer<'c> {
             }
         }
         self.json.push('"');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::corefile::parser::{parse_text, parse_with};
+    use std::path::Path;
+
+    fn json_of(text: &str) -> String {
+        json(&parse_text(text).0)
+    }
+
+    #[test]
+    fn words_are_grouped_by_directive_with_their_braces() {
+        assert_eq!(
+            json_of(".:53, a {\n b x {\n  c\n }\n a\n b y\n}"),
+            concat!(
+                r#"[{"Keys":[".:53","a"],"Tokens":{"a":[{"File":"","Line":5,"Text":"a"}],"#,
+                r#""b":[{"File":"","Line":2,"Text":"b"},{"File":"","Line":2,"Text":"x"},"#,
+                r#"{"File":"","Line":2,"Text":"{"},{"File":"","Line":3,"Text":"c"},"#,
+                r#"{"File":"","Line":4,"Text":"}"},{"File":"","Line":6,"Text":"b"},"#,
+                r#"{"File":"","Line":6,"Text":"y"}]}}]"#
+            )
+        );
+        assert_eq!(json_of(""), "null");
+        assert_eq!(json_of("a"), r#"[{"Keys":["a"],"Tokens":{}}]"#);
+    }
+
+    #[test]
+    fn comments_count_only_if_they_move_a_line() {
+        let plain = running_hash(&parse_text(". {\n log\n}\n").0);
+        assert_eq!(running_hash(&parse_text(". {  # x\n log\n}\n# y").0), plain);
+        assert_ne!(running_hash(&parse_text("# x\n. {\n log\n}\n").0), plain);
+    }
+
+    #[test]
+    fn a_change_in_an_imported_file_counts_and_an_unused_snippet_does_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let part = folder.path().join("part");
+        let hash = |text: &str, imported: &str| {
+            std::fs::write(&part, imported).expect("a file");
+            let (corefile, faults) =
+                parse_with(&folder.path().join("Corefile"), text.as_bytes(), &|_| None);
+            assert!(faults.is_empty(), "{faults:?}");
+            running_hash(&corefile)
+        };
+        let text = ". {\nimport part\n}\n";
+        assert_ne!(hash(text, "log"), hash(text, "errors"));
+        assert_eq!(
+            hash(text, "log"),
+            hash(". {\nimport part\n}\n(s) {\nx\n}", "log")
+        );
+    }
+
+    /// The digest is that of CoreDNS 1.14.7, as its log line shows it for the same text and environment.
+    #[test]
+    fn the_digest_is_that_of_coredns() {
+        let text = include_bytes!("../../tests/corefile/digest.corefile");
+        let (corefile, _) = parse_with(Path::new("Corefile"), text, &|name| {
+            Some(match name {
+                "KEY" => "a<b>".to_owned(),
+                "DIRECTIVE" => "debug".to_owned(),
+                _ => return None,
+            })
+        });
+        assert_eq!(
+            running_hash(&corefile),
+            "a9d7ea5c89d2d1c6e7c3ed24e902b5eb36f9f450676ab51d580654b7da64e70b3bad08f6e363f4082f1e7a9df2d600361e95736b9fe2e9993027f94334805da1"
+        );
     }
 }

@@ -204,6 +204,12 @@ fn split(word: &Word) -> Result<Parts, Diagnostic> {
             );
         }
     };
+    if text.is_empty() {
+        return Err(
+            not_a_zone(word, &word.text, "expected a zone before the port")
+                .with_help(format!("write `.{}` for all names", word.text)),
+        );
+    }
     let name = match Name::from_text(text) {
         Ok(name) => name.to_lower(),
         Err(error) => return Err(not_a_zone(word, text, &error.to_string())),
@@ -398,7 +404,7 @@ mod tests {
             ("a:", "`a:` ends in a colon"),
             (".:-1", "`.:-1` has an invalid port"),
             (".:99999", "`.:99999` has an invalid port"),
-            (":53", "`` is not a zone"),
+            (":53", "`:53` is not a zone"),
             ("a..b", "`a..b` is not a zone"),
             ("::/0", "`::/0` is not a zone"),
             ("0::/8", "`0::/8` is not a zone"),

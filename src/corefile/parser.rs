@@ -47,7 +47,7 @@ pub fn parse_directives(text: &str) -> (Vec<Directive>, Faults) {
     let mut faults = Faults::default();
     let (importer, tokens) = Importer::new(Path::new("Corefile"), text.as_bytes(), &mut faults);
     let mut parser = Parser {
-        stream: Stream::new(tokens),
+        stream: Stream::new(tokens, WORDS_MAX),
         importer,
         incomplete: faults.error_count() > 0,
         faults,
@@ -60,10 +60,19 @@ pub fn parse_directives(text: &str) -> (Vec<Directive>, Faults) {
 
 /// Reads a Corefile from octets, environment variables from `lookup`.
 pub fn parse_with(path: &Path, octets: &[u8], lookup: Lookup<'_>) -> (Corefile, Faults) {
+    parse_within(WORDS_MAX, path, octets, lookup)
+}
+
+fn parse_within(
+    words_max: usize,
+    path: &Path,
+    octets: &[u8],
+    lookup: Lookup<'_>,
+) -> (Corefile, Faults) {
     let mut faults = Faults::default();
     let (importer, tokens) = Importer::new(path, octets, &mut faults);
     let mut parser = Parser {
-        stream: Stream::new(tokens),
+        stream: Stream::new(tokens, words_max),
         importer,
         // After an open quote or an encoding that cannot be read, the end of the text is no news.
         incomplete: faults.error_count() > 0,
@@ -79,7 +88,7 @@ pub fn parse_with(path: &Path, octets: &[u8], lookup: Lookup<'_>) -> (Corefile, 
         let last = parser.stream.last_span().unwrap_or_default();
         faults.push(Diagnostic::error(
             last,
-            format!("the configuration has more than {WORDS_MAX} words"),
+            format!("the configuration has more than {words_max} words"),
             "reading ends here",
         ));
     }
@@ -512,6 +521,21 @@ impl Parser<'_> {
         Some(self.word(token))
     }
 
+    fn unset(&mut self, name: &str, span: Span) {
+        let warning = Diagnostic::warning(
+            span,
+            format!("environment variable `{name}` is not set"),
+            "counts as empty",
+        );
+        self.faults.push(if name.contains(':') {
+            warning.with_help(format!(
+                "there are no default values: all of `{name}` is the name of the variable"
+            ))
+        } else {
+            warning
+        });
+    }
+
     /// A word with its environment variables expanded.
     fn word(&mut self, token: Token) -> Word {
         let Token {
@@ -523,11 +547,7 @@ impl Parser<'_> {
         match expand(&text, self.lookup) {
             Ok(expanded) => {
                 for name in &expanded.unset {
-                    self.faults.push(Diagnostic::warning(
-                        span,
-                        format!("environment variable `{name}` is not set"),
-                        "counts as empty",
-                    ));
+                    self.unset(name, span);
                 }
                 let text = expanded.text;
                 Word { text, span, line }
@@ -545,5 +565,119 @@ impl Parser<'_> {
                 Word { text, span, line }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn messages(faults: &Faults) -> Vec<&str> {
+        faults.iter().map(|fault| fault.message.as_str()).collect()
+    }
+
+    #[test]
+    fn braces_nested_too_deeply_are_skipped_as_a_whole() {
+        let (open, close) = ("x {\n".repeat(10_000), "}\n".repeat(10_000));
+        let (corefile, faults) = parse_text(&format!(". {{\n{open}{close}whoami\n}}"));
+        assert_eq!(messages(&faults), ["braces are nested too deeply"]);
+        assert_eq!(corefile.blocks[0].directives.len(), 2);
+        let (_, faults) = parse_text(&format!(". {{\n{open}"));
+        assert_eq!(faults.error_count(), 2);
+    }
+
+    #[test]
+    fn too_many_words_are_one_fault() {
+        let text = ". {\nx y\n}\n".repeat(2);
+        let (corefile, faults) = parse_within(8, Path::new("Corefile"), text.as_bytes(), &|_| None);
+        assert_eq!(
+            messages(&faults),
+            ["the configuration has more than 8 words"]
+        );
+        assert_eq!(corefile.blocks.len(), 2);
+        let (_, faults) = parse_within(10, Path::new("Corefile"), text.as_bytes(), &|_| None);
+        assert!(faults.is_empty(), "{faults:?}");
+    }
+
+    #[test]
+    fn snippets_that_double_each_other_end_at_the_limit() {
+        let mut text = "(s0) {\nx\n}\n".to_owned();
+        for n in 1..40 {
+            let before = n - 1;
+            text += &format!("(s{n}) {{\nimport s{before}\nimport s{before}\n}}\n");
+        }
+        let (_, faults) = parse_text(&format!("{text}. {{\nimport s39\n}}"));
+        assert_eq!(messages(&faults)[0], "more than 10000 imports of snippets");
+    }
+
+    #[test]
+    fn a_snippet_keeps_its_name_among_those_it_imports() {
+        let (corefile, faults) =
+            parse_text("(a) {\nx\n}\n(b) {\nimport a\nimport a\n}\n. {\nimport b\nimport a\n}");
+        assert!(faults.is_empty(), "{faults:?}");
+        assert_eq!(corefile.blocks[0].directives.len(), 3);
+    }
+
+    #[test]
+    fn the_builtin_configuration_is_sound() {
+        let corefile = Corefile::builtin();
+        let names: Vec<_> = corefile.blocks[0]
+            .directives
+            .iter()
+            .map(|directive| directive.name.text.as_str())
+            .collect();
+        assert_eq!(names, ["whoami", "log"]);
+    }
+
+    #[test]
+    fn a_missing_corefile_is_an_error_of_the_system() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert!(load(&folder.path().join("none")).is_err());
+    }
+
+    #[test]
+    fn files_are_found_beside_the_file_that_asks_for_them() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            std::fs::write(path, text).expect("a file");
+        };
+        write("Corefile", ". {\nimport sub/a\n}\nimport sub/*.server\n");
+        write("sub/a", "import b\n");
+        write("sub/b", "whoami\n");
+        write("sub/2.server", "two {\n}\n");
+        write("sub/1.server", "one {\n}\n");
+        let (corefile, faults) = load(&folder.path().join("Corefile")).expect("it is there");
+        assert!(faults.is_empty(), "{faults:?}");
+        let keys: Vec<_> = corefile
+            .blocks
+            .iter()
+            .map(|block| &block.keys[0].text)
+            .collect();
+        assert_eq!(keys, [".", "one", "two"]);
+        assert_eq!(corefile.blocks[0].directives[0].name.text, "whoami");
+        // What `reload` has to watch.
+        let read: Vec<_> = corefile
+            .sources
+            .iter()
+            .map(|source| {
+                source
+                    .path
+                    .strip_prefix(folder.path())
+                    .expect("all are below it")
+            })
+            .collect();
+        let expected = ["Corefile", "sub/a", "sub/b", "sub/1.server", "sub/2.server"];
+        assert_eq!(read, expected.map(Path::new));
+    }
+
+    #[test]
+    fn a_corefile_that_imports_its_own_folder_is_told_so() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("Corefile");
+        std::fs::write(&path, ". {\nimport *\n}\n").expect("a file");
+        let (_, faults) = load(&path).expect("it is there");
+        assert_eq!(messages(&faults), ["file `*` imports itself"]);
     }
 }

@@ -195,3 +195,82 @@ fn window_end(text: &str, to: usize, fault: usize) -> (usize, bool) {
     let end = floor(text, fault.saturating_add(LINE_MAX)).max(fault);
     if end >= to { (to, false) } else { (end, true) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Draws one error over `start..end` of a text.
+    fn drawn(text: &str, start: usize, end: usize) -> String {
+        let mut faults = Faults::default();
+        let span = Span {
+            source: 0,
+            start,
+            end,
+        };
+        faults.push(Diagnostic::error(span, "wrong", "here"));
+        let sources = vec![Source {
+            path: "Corefile".into(),
+            text: text.into(),
+        }];
+        render(&faults, &sources)
+    }
+
+    #[test]
+    fn a_long_line_is_cut_around_the_fault() {
+        let text = format!("{} bad {}\n", "a".repeat(5000), "b".repeat(5000));
+        let cut = drawn(&text, 5001, 5004);
+        let widest = cut.lines().map(|line| line.chars().count()).max();
+        assert!(widest < Some(220), "{cut}");
+        assert!(cut.contains(" bad "), "{cut}");
+        assert!(cut.contains("^^^ here"), "{cut}");
+        let whole = drawn(&"x".repeat(1 << 20), 0, 1 << 20);
+        assert!(whole.len() < 1000, "{} octets", whole.len());
+    }
+
+    #[test]
+    fn a_fault_over_several_lines_is_underlined_on_the_first() {
+        let drawn = drawn("a\nlog \"x\ny\" z\n", 6, 11);
+        assert!(drawn.contains("Corefile:2:5"), "{drawn}");
+        assert!(drawn.contains("^^ here"), "{drawn}");
+        assert!(!drawn.contains("3 |"), "{drawn}");
+    }
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        let mut faults = Faults::default();
+        let span = Span {
+            source: 0,
+            start: 0,
+            end: 4,
+        };
+        faults.push(Diagnostic::error(
+            span,
+            "a \u{1b}[31mred\u{7} word",
+            "\u{1b}",
+        ));
+        let sources = vec![Source {
+            path: "Corefile".into(),
+            text: "\u{1b}[3m\u{0}\u{8}".into(),
+        }];
+        let drawn = render(&faults, &sources);
+        let is_control = |c: char| c.is_control() && c != '\n';
+        assert!(!drawn.contains(is_control), "{drawn:?}");
+    }
+
+    #[test]
+    fn a_place_that_is_not_in_the_text_still_draws() {
+        for (start, end) in [(0, 0), (3, 3), (9, 12), (2, 1), (1, 2)] {
+            assert!(drawn("é\n", start, end).contains("wrong"), "{start}..{end}");
+        }
+        assert!(render(&Faults::default(), &Vec::new()).is_empty());
+    }
+
+    #[test]
+    fn colors_are_only_drawn_when_asked_for() {
+        let mut faults = Faults::default();
+        faults.push(Diagnostic::error(Span::default(), "wrong", ""));
+        assert!(!render(&faults, &Vec::new()).contains('\u{1b}'));
+        assert!(render_in(&faults, &Vec::new(), Color::Always).contains('\u{1b}'));
+    }
+}

@@ -37,16 +37,15 @@ pub(super) struct Stream {
     /// The word read last, and the line it ends on.
     last: Option<(Span, u32)>,
     words_left: usize,
-    overflow: bool,
 }
 
 impl Stream {
-    pub(super) fn new(tokens: Rc<[Token]>) -> Self {
+    /// Starts with the words of the Corefile; ends after `words_max` words.
+    pub(super) fn new(tokens: Rc<[Token]>, words_max: usize) -> Self {
         let mut stream = Self {
             frames: Vec::new(),
             last: None,
-            words_left: WORDS_MAX,
-            overflow: false,
+            words_left: words_max,
         };
         stream.push(tokens, Origin::File(0));
         stream
@@ -71,11 +70,11 @@ impl Stream {
 
     /// The next word, left where it is.
     pub(super) fn peek(&mut self) -> Option<&Token> {
-        if self.overflow {
-            return None;
-        }
         while self.frames.last().is_some_and(Frame::is_done) {
             self.frames.pop();
+        }
+        if self.words_left == 0 {
+            return None;
         }
         self.frames.last().map(|frame| &frame.tokens[frame.at])
     }
@@ -106,7 +105,7 @@ impl Stream {
     pub(super) fn next_on_line(&mut self) -> Option<Token> {
         let frame = self.frames.last()?;
         let token = frame.tokens.get(frame.at)?;
-        if self.overflow || !is_on_line(token, self.last) {
+        if self.words_left == 0 || !is_on_line(token, self.last) {
             return None;
         }
         let token = token.clone();
@@ -120,10 +119,7 @@ impl Stream {
             .expect("the word was just seen in the top frame");
         frame.at += 1;
         self.last = Some((token.span, token.line_end));
-        match self.words_left.checked_sub(1) {
-            Some(left) => self.words_left = left,
-            None => self.overflow = true,
-        }
+        self.words_left -= 1;
         token
     }
 
@@ -134,7 +130,7 @@ impl Stream {
 
     /// Whether reading ended because there were too many words.
     pub(super) fn has_overflowed(&self) -> bool {
-        self.overflow
+        self.words_left == 0 && self.frames.iter().any(|frame| !frame.is_done())
     }
 }
 
@@ -161,7 +157,7 @@ mod tests {
     #[test]
     fn a_frame_counts_as_passed_through_until_a_word_below_it_is_wanted() {
         let a = Origin::Snippet("a".into());
-        let mut stream = Stream::new(tokens("x\ny", 0));
+        let mut stream = Stream::new(tokens("x\ny", 0), 9);
         stream.next().expect("x");
         stream.push(tokens("one", 0), a.clone());
         assert!(!stream.is_within(&a), "nothing was read from it yet");
@@ -173,7 +169,7 @@ mod tests {
 
     #[test]
     fn what_is_imported_starts_a_line_and_ends_one() {
-        let mut stream = Stream::new(tokens("import a\nz", 0));
+        let mut stream = Stream::new(tokens("import a\nz", 0), 9);
         stream.next().expect("import");
         assert_eq!(stream.next_on_line().expect("its argument").text, "a");
         assert!(stream.next_on_line().is_none());
@@ -187,8 +183,7 @@ mod tests {
 
     #[test]
     fn too_many_words_end_the_stream() {
-        let mut stream = Stream::new(tokens("a b c", 0));
-        stream.words_left = 1;
+        let mut stream = Stream::new(tokens("a b c", 0), 2);
         let mut count = 0;
         while stream.next().is_some() {
             count += 1;
