@@ -126,6 +126,15 @@ impl Server {
         self.open
             .values()
             .for_each(|open| open.listener.set_debug(debug));
+        let blocks = self
+            .generation
+            .zones
+            .values()
+            .flat_map(|zones| zones.blocks());
+        crate::plugin::prometheus::show_enabled(
+            &self.process.metrics,
+            blocks.map(|block| &**block),
+        );
         let stop = self.generation.plan.stop.clone();
         for task in self.generation.plan.after_serving.drain(..) {
             let stop = stop.clone();

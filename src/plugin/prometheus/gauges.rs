@@ -8,6 +8,7 @@ use prometheus::proto::MetricFamily;
 use prometheus::{IntGaugeVec, Opts, Registry};
 use tokio::runtime::Handle;
 
+use crate::cli::{COMMIT, RUSTC, VERSION};
 use crate::plugin::prometheus::SPEC;
 use crate::telemetry::exposition::{Draft, Kind};
 use crate::telemetry::metrics::{Families, Metrics};
@@ -25,11 +26,8 @@ impl Families for ProcessMetrics {
             ),
             &["version", "revision", "goversion"],
         )?;
-        let revision = option_env!("FINGERPOST_REVISION").unwrap_or_default();
-        let rust = concat!("rust", env!("CARGO_PKG_RUST_VERSION"));
-        build
-            .with_label_values(&[env!("CARGO_PKG_VERSION"), revision, rust])
-            .set(1);
+        let rust = format!("rust{RUSTC}");
+        build.with_label_values(&[VERSION, COMMIT, &rust]).set(1);
         registry.register(Box::new(build))?;
         registry.register(Box::new(ProcessCollector::for_self()))?;
         Ok(Self)
