@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bed::{Bed, nobody, plain_query, query};
+use fingerpost::chain::exchange::Protocol;
 use fingerpost::server::process::Process;
 use fingerpost::wire::code::{Rcode, RecordType};
 use upstream::{FORGED, Upstream};
@@ -205,6 +206,16 @@ async fn prefer_udp_asks_again_over_tcp_what_is_truncated() {
     let (upstream, bed) = one("prefer_udp").await;
     let reply = bed.ask("tcudp.fault.test").await;
     assert!(!reply.is_truncated());
+    assert_eq!(reply.number(), 1);
+    let transports: Vec<_> = upstream.seen().iter().map(|seen| seen.over_tcp).collect();
+    assert_eq!(transports, [false, true]);
+}
+
+#[tokio::test]
+async fn the_target_of_an_alias_is_asked_as_the_client_asked_and_wanted_whole() {
+    let (upstream, bed) = one("").await;
+    let message = query("tcudp.fault.test", RecordType::A);
+    let reply = bed::ask_as(&bed.zones, &message, Protocol::Udp, 1).await;
     assert_eq!(reply.number(), 1);
     let transports: Vec<_> = upstream.seen().iter().map(|seen| seen.over_tcp).collect();
     assert_eq!(transports, [false, true]);

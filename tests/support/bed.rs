@@ -108,12 +108,22 @@ impl Bed {
 
 /// Asks zones and waits.
 pub async fn ask(zones: &Arc<Zones>, message: &[u8], protocol: Protocol) -> Reply {
+    ask_as(zones, message, protocol, 0).await
+}
+
+/// Asks as a plugin asks for the target of an alias that stands this deep.
+pub async fn ask_as(
+    zones: &Arc<Zones>,
+    message: &[u8],
+    protocol: Protocol,
+    alias_depth: u8,
+) -> Reply {
     let arrival = Arrival {
         client: ([10, 240, 0, 1], 40212).into(),
         local: ([127, 0, 0, 1], 53).into(),
         protocol,
         received: Instant::now(),
-        alias_depth: 0,
+        alias_depth,
     };
     answer(zones, message, arrival).await.map_or_else(
         || panic!("the query was dropped"),
