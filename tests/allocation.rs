@@ -305,3 +305,45 @@ fn an_answer_from_a_hosts_file_allocates_nothing() {
         assert_eq!(bench.ask(name, kind, Rcode::NOERROR), 0, "{name} {kind}");
     }
 }
+
+#[test]
+fn an_answer_about_a_cluster_allocates_nothing() {
+    let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubernetes/cluster.yaml");
+    let corefile = format!(
+        ". {{
+            errors
+            kubernetes cluster.local in-addr.arpa {{
+                manifests {}
+                pods verified
+            }}
+        }}",
+        manifests.display()
+    );
+    let mut bench = Bench::of_corefile(&corefile);
+    for (name, kind) in [
+        ("Web.ns1.svc.cluster.local", RecordType::A),
+        ("dual.ns1.svc.cluster.local", RecordType::AAAA),
+        ("web.ns1.svc.cluster.local", RecordType::AAAA),
+        ("hl.ns1.svc.cluster.local", RecordType::A),
+        // Endpoints in two slices: duplicates are looked for.
+        ("hldup.ns1.svc.cluster.local", RecordType::A),
+        ("hldual.ns1.svc.cluster.local", RecordType::SRV),
+        ("hl.ns1.svc.cluster.local", RecordType::SRV),
+        ("_http._tcp.web.ns1.svc.cluster.local", RecordType::SRV),
+        ("ep1a.web.ns1.svc.cluster.local", RecordType::A),
+        ("10-244-1-1.ns1.pod.cluster.local", RecordType::A),
+        ("1.1.96.10.in-addr.arpa", RecordType::PTR),
+        ("2.1.244.10.in-addr.arpa", RecordType::PTR),
+        ("cluster.local", RecordType::SOA),
+        ("web.ns1.svc.cluster.local", RecordType::TXT),
+    ] {
+        assert_eq!(bench.ask(name, kind, Rcode::NOERROR), 0, "{name} {kind}");
+    }
+    for (name, kind) in [
+        ("nope.ns1.svc.cluster.local", RecordType::A),
+        ("_nope._tcp.web.ns1.svc.cluster.local", RecordType::SRV),
+        ("99.99.99.99.in-addr.arpa", RecordType::PTR),
+    ] {
+        assert_eq!(bench.ask(name, kind, Rcode::NXDOMAIN), 0, "{name} {kind}");
+    }
+}

@@ -127,7 +127,7 @@ impl KubernetesConfig {
     }
 
     /// All that one cluster differs from another in: blocks and generations with the same share it.
-    fn feed_key(&self, root: &Path) -> String {
+    pub(super) fn feed_key(&self, root: &Path) -> String {
         let selectors = (&self.labels, &self.namespace_labels);
         let source = (&self.manifests, &self.api, root);
         let resources = self.resources();
@@ -137,7 +137,11 @@ impl KubernetesConfig {
         )
     }
 
-    fn feed(&self, root: &Path, process: &Arc<Process>) -> Result<Arc<Feed>, BuildError> {
+    pub(super) fn feed(
+        &self,
+        root: &Path,
+        process: &Arc<Process>,
+    ) -> Result<Arc<Feed>, BuildError> {
         let cluster = Arc::new(Cluster::new(&self.resources(), self.endpoint_pod_names));
         let metrics = process.metrics.families::<KubernetesMetrics>();
         cluster.observe_triggers(Box::new(move |headless, time| {

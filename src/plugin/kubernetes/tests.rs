@@ -1,1 +1,673 @@
+//! What the cases of `tests/kubernetes` cannot show: options, what is owned, the time before the first lists, aliases
+//! that have to wait, name servers, sizes.
 
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::chain::exchange::Protocol;
+use crate::chain::plugin::{Answer, Verdict};
+use crate::cluster::objects::{
+    Endpoint, EndpointSlice, Meta, Object, Port, Resource, Service, ServiceKind,
+};
+use crate::cluster::{Cluster, ObjectSink};
+use crate::plugin::testing::bench::{Ask, Bench, Link, Reply, fault, runtime};
+use crate::plugin::testing::{faults, parse};
+use crate::wire::MESSAGE_MAX;
+use crate::wire::query::Query;
+use crate::wire::writer::{Owner, ReplyWriter};
+
+fn meta(namespace: &str, name: &str) -> Meta {
+    Meta {
+        namespace: namespace.into(),
+        name: name.into(),
+        resource_version: Box::default(),
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn service(name: &str, kind: ServiceKind) -> Object {
+    let ports = vec![Port {
+        name: "http".into(),
+        protocol: "TCP".into(),
+        number: Some(80),
+    }];
+    Object::Service(Service {
+        meta: meta("shop", name),
+        kind,
+        ports,
+    })
+}
+
+fn slice(service: &str, addresses: &[IpAddr]) -> Object {
+    let endpoint = |&address: &IpAddr| Endpoint {
+        addresses: vec![address],
+        hostname: None,
+        target_name: None,
+        ready: true,
+    };
+    Object::EndpointSlice(EndpointSlice {
+        meta: meta("shop", service),
+        service: service.into(),
+        ports: vec![Port {
+            name: "http".into(),
+            protocol: "TCP".into(),
+            number: Some(80),
+        }],
+        endpoints: addresses.iter().map(endpoint).collect(),
+        trigger_time: None,
+    })
+}
+
+const WANTED: [Resource; 3] = [
+    Resource::Namespaces,
+    Resource::Services,
+    Resource::EndpointSlices,
+];
+
+/// A cluster with the namespace `shop` and these objects, not yet synced.
+fn cluster(objects: Vec<Object>) -> Arc<Cluster> {
+    let cluster = Cluster::new(&WANTED, false);
+    cluster.applied(Object::Namespace(meta("", "shop")));
+    objects
+        .into_iter()
+        .for_each(|object| cluster.applied(object));
+    Arc::new(cluster)
+}
+
+/// All that is there is all there is.
+fn sync(cluster: &Cluster, objects: Vec<Object>) {
+    for resource in WANTED {
+        cluster.list_started(resource);
+        if resource == Resource::Namespaces {
+            cluster.listed(Object::Namespace(meta("", "shop")));
+        }
+        let of_resource = objects
+            .iter()
+            .filter(|object| object.resource() == resource);
+        of_resource.for_each(|object| cluster.listed(object.clone()));
+        cluster.list_finished(resource);
+    }
+}
+
+fn synced(objects: Vec<Object>) -> Arc<Cluster> {
+    let cluster = cluster(Vec::new());
+    sync(&cluster, objects);
+    cluster
+}
+
+fn name(text: &str) -> Name {
+    Name::from_text(text).expect("a name")
+}
+
+fn plugin(cluster: &Arc<Cluster>) -> Kubernetes {
+    Kubernetes {
+        feed: Arc::new(Feed {
+            cluster: Arc::clone(cluster),
+            source: Arc::new(()),
+        }),
+        zones: ["in-addr.arpa", "cluster.local"].map(name).into(),
+        service_suffix: name("svc.cluster.local"),
+        ttl: 5,
+        pods: PodMode::Disabled,
+        namespaces: None,
+        ignore_empty_service: false,
+        fallthrough: None,
+        local_addresses: Box::new([ip("10.1.0.53"), ip("fd00::53")]),
+    }
+}
+
+/// Fills in what `fallthrough` would say.
+fn falling_through(cluster: &Arc<Cluster>) -> Kubernetes {
+    Kubernetes {
+        fallthrough: Some(Fallthrough::everywhere()),
+        ..plugin(cluster)
+    }
+}
+
+fn bench(links: Vec<Arc<dyn Plugin>>) -> Bench {
+    Bench::new(links.into_iter().map(Link::Made).collect())
+}
+
+fn ask(plugin: Kubernetes, qname: &str, qtype: RecordType) -> Reply {
+    bench(vec![Arc::new(plugin)]).ask(qname, qtype)
+}
+
+/// The records of a reply, its SOA's serial replaced.
+fn records(reply: &Reply) -> Vec<String> {
+    let clean = |record: String| record.replace(" IN ", " ");
+    reply.records().into_iter().map(clean).collect()
+}
+
+#[test]
+fn until_the_first_lists_are_in_what_is_not_there_is_servfail() {
+    let cluster = cluster(vec![service(
+        "web",
+        ServiceKind::ClusterIp(vec![ip("10.0.0.1")]),
+    )]);
+    let ask = |qname: &str, qtype| ask(plugin(&cluster), qname, qtype);
+    let reply = ask("nope.shop.svc.cluster.local", RecordType::A);
+    assert_eq!((reply.rcode(), reply.has_aa()), (Rcode::SERVFAIL, true));
+    assert!(
+        records(&reply)[0].starts_with("authority cluster.local. 5 SOA ns.dns.cluster.local."),
+        "{reply:?}"
+    );
+    for (qname, qtype) in [
+        ("shop2.svc.cluster.local", RecordType::A),
+        ("web.shop.svc.cluster.local", RecordType::A),
+        ("cluster.local", RecordType::A),
+        ("cluster.local", RecordType::SOA),
+        ("svc.cluster.local", RecordType::A),
+        ("dns-version.cluster.local", RecordType::TXT),
+        ("nope.shop.svc.cluster.local", RecordType::SOA),
+    ] {
+        let expected = if qname.starts_with("shop2") {
+            Rcode::SERVFAIL
+        } else {
+            Rcode::NOERROR
+        };
+        assert_eq!(ask(qname, qtype).rcode(), expected, "{qname} {qtype}");
+    }
+    sync(&cluster, Vec::new());
+    assert_eq!(
+        ask("nope.shop.svc.cluster.local", RecordType::A).rcode(),
+        Rcode::NXDOMAIN
+    );
+}
+
+#[test]
+fn what_is_not_listed_yet_falls_through_all_the_same() {
+    let reply = ask(
+        falling_through(&cluster(Vec::new())),
+        "nope.shop.svc.cluster.local",
+        RecordType::A,
+    );
+    assert_eq!((reply.rcode(), reply.has_aa()), (Rcode::SERVFAIL, false));
+}
+
+/// Says whether anything below it owns the question.
+struct OwnerProbe;
+
+impl Plugin for OwnerProbe {
+    fn name(&self) -> &'static str {
+        "probe"
+    }
+
+    fn query(&self, exchange: &mut Exchange<'_>) -> Step {
+        exchange.reply.rcode = if exchange.owned_below() {
+            Rcode::YXDOMAIN
+        } else {
+            Rcode::NXRRSET
+        };
+        Step::Answered
+    }
+}
+
+#[test]
+fn a_name_is_owned_if_the_table_answers_or_denies_it() {
+    let cluster = synced(vec![
+        service("web", ServiceKind::ClusterIp(vec![ip("10.0.0.1")])),
+        service("ext", ServiceKind::ExternalName("www.example.org".into())),
+    ]);
+    let owned = |plugin: Kubernetes, qname: &str, qtype| {
+        bench(vec![Arc::new(OwnerProbe), Arc::new(plugin)])
+            .ask(qname, qtype)
+            .rcode()
+            == Rcode::YXDOMAIN
+    };
+    for (qname, qtype, without, with_fallthrough) in [
+        ("web.shop.svc.cluster.local", RecordType::A, true, true),
+        ("web.shop.svc.cluster.local", RecordType::MX, true, true),
+        ("ext.shop.svc.cluster.local", RecordType::A, true, true),
+        ("1.0.0.10.in-addr.arpa", RecordType::PTR, true, true),
+        ("shop.svc.cluster.local", RecordType::A, true, true),
+        ("nope.shop.svc.cluster.local", RecordType::A, true, false),
+        ("2.0.0.10.in-addr.arpa", RecordType::PTR, true, false),
+        ("www.example.org", RecordType::A, false, false),
+    ] {
+        assert_eq!(
+            owned(plugin(&cluster), qname, qtype),
+            without,
+            "{qname} {qtype}"
+        );
+        assert_eq!(
+            owned(falling_through(&cluster), qname, qtype),
+            with_fallthrough,
+            "{qname} {qtype}"
+        );
+    }
+}
+
+#[test]
+fn a_new_service_is_owned_and_answered_at_once() {
+    let cluster = synced(Vec::new());
+    let bench = bench(vec![Arc::new(falling_through(&cluster))]);
+    assert!(!bench.ask("1.0.0.10.in-addr.arpa", RecordType::PTR).has_aa());
+    cluster.applied(service("web", ServiceKind::ClusterIp(vec![ip("10.0.0.1")])));
+    let reply = bench.ask("1.0.0.10.in-addr.arpa", RecordType::PTR);
+    assert_eq!(
+        records(&reply),
+        ["answer 1.0.0.10.in-addr.arpa. 5 PTR web.shop.svc.cluster.local."]
+    );
+}
+
+/// Answers `www.example.org` after a while, truncated if so told; drops everything else.
+struct Slow {
+    truncated: bool,
+}
+
+impl Plugin for Slow {
+    fn name(&self) -> &'static str {
+        "slow"
+    }
+
+    fn query(&self, exchange: &mut Exchange<'_>) -> Step {
+        if exchange.qname() != name("www.example.org").as_ref() {
+            return Step::Drop;
+        }
+        let (message, truncated) = (exchange.query.message().to_vec(), self.truncated);
+        Step::Defer(Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let query = Query::parse(&message).expect("a query");
+            let mut out = Vec::new();
+            let mut reply = ReplyWriter::new(&query, &mut out);
+            reply.a(Owner::Question, 60, Ipv4Addr::new(192, 0, 2, 1));
+            reply.truncated = truncated;
+            reply.finish(&query, MESSAGE_MAX, None);
+            Verdict::Reply(Answer {
+                message: out,
+                ..Answer::default()
+            })
+        }))
+    }
+}
+
+fn alias_to(target: &str) -> Arc<Cluster> {
+    synced(vec![service(
+        "ext",
+        ServiceKind::ExternalName(target.into()),
+    )])
+}
+
+#[test]
+fn an_alias_out_of_the_zone_waits_for_its_target() {
+    for truncated in [false, true] {
+        let cluster = alias_to("www.Example.org");
+        let bench = bench(vec![
+            Arc::new(plugin(&cluster)),
+            Arc::new(Slow { truncated }),
+        ]);
+        let reply = bench.ask("Ext.shop.svc.cluster.local", RecordType::A);
+        assert_eq!((reply.has_aa(), reply.has_tc()), (true, truncated));
+        assert_eq!(
+            records(&reply),
+            [
+                "answer Ext.shop.svc.cluster.local. 5 CNAME www.Example.org.",
+                "answer www.Example.org. 60 A 192.0.2.1"
+            ]
+        );
+    }
+}
+
+#[test]
+fn an_alias_whose_target_gets_no_reply_at_all_has_no_data() {
+    let cluster = alias_to("dropped.example.org");
+    let bench = bench(vec![
+        Arc::new(plugin(&cluster)),
+        Arc::new(Slow { truncated: false }),
+    ]);
+    let reply = bench.ask("ext.shop.svc.cluster.local", RecordType::A);
+    assert_eq!((reply.rcode(), reply.has_aa()), (Rcode::NOERROR, true));
+    assert!(
+        records(&reply)[0].starts_with("authority cluster.local. 5 SOA"),
+        "{reply:?}"
+    );
+}
+
+#[test]
+fn aliases_of_two_zones_that_lead_to_each_other_end() {
+    let alias = |name: &str, target: &str| service(name, ServiceKind::ExternalName(target.into()));
+    let cluster = synced(vec![
+        alias("a", "b.shop.svc.second.local"),
+        alias("b", "a.shop.svc.cluster.local"),
+    ]);
+    let both = Kubernetes {
+        zones: ["cluster.local", "second.local"].map(name).into(),
+        ..plugin(&cluster)
+    };
+    let reply = ask(both, "a.shop.svc.cluster.local", RecordType::A);
+    assert_eq!(reply.rcode(), Rcode::NOERROR);
+    assert!(records(&reply).len() <= 24, "{:?}", records(&reply));
+}
+
+#[test]
+fn a_name_server_is_known_by_the_services_that_lead_to_it() {
+    let dns = |kind| {
+        vec![
+            service("dns", kind),
+            slice("dns", &[ip("10.1.0.53"), ip("10.1.0.54")]),
+        ]
+    };
+    let cluster_ips = ServiceKind::ClusterIp(vec![ip("10.0.0.10"), ip("fd00::10")]);
+    let expected: [&[&str]; 3] = [
+        &[
+            "answer Cluster.Local. 5 NS ns.dns.Cluster.Local.",
+            "additional ns.dns.Cluster.Local. 5 A 10.1.0.53",
+            "additional ns.dns.Cluster.Local. 5 AAAA fd00::53",
+        ],
+        &[
+            "answer Cluster.Local. 5 NS dns.shop.svc.Cluster.Local.",
+            "additional dns.shop.svc.Cluster.Local. 5 A 10.0.0.10",
+            "additional dns.shop.svc.Cluster.Local. 5 AAAA fd00::10",
+        ],
+        &[
+            "answer Cluster.Local. 5 NS 10-1-0-53.dns.shop.svc.Cluster.Local.",
+            "answer Cluster.Local. 5 NS 10-1-0-54.dns.shop.svc.Cluster.Local.",
+            "additional 10-1-0-53.dns.shop.svc.Cluster.Local. 5 A 10.1.0.53",
+            "additional 10-1-0-54.dns.shop.svc.Cluster.Local. 5 A 10.1.0.54",
+        ],
+    ];
+    let objects = [Vec::new(), dns(cluster_ips), dns(ServiceKind::Headless)];
+    for (objects, expected) in objects.into_iter().zip(expected) {
+        let reply = ask(plugin(&synced(objects)), "Cluster.Local", RecordType::NS);
+        assert_eq!(records(&reply), expected);
+    }
+}
+
+#[test]
+fn ns_dns_has_the_addresses_of_the_name_servers_in_any_letter_case() {
+    let cluster = synced(Vec::new());
+    let reply = ask(plugin(&cluster), "NS.dns.Cluster.local", RecordType::A);
+    assert_eq!(
+        records(&reply),
+        ["answer NS.dns.Cluster.local. 5 A 10.1.0.53"]
+    );
+    let reply = ask(plugin(&cluster), "ns.dns.cluster.local", RecordType::AAAA);
+    assert_eq!(
+        records(&reply),
+        ["answer ns.dns.cluster.local. 5 AAAA fd00::53"]
+    );
+}
+
+/// 64 to 67 of the list of rules.
+#[test]
+fn a_large_service_is_cut_for_udp_and_whole_for_tcp() {
+    let addresses: Vec<IpAddr> = (1..=150)
+        .map(|last| IpAddr::from([10, 245, 0, last]))
+        .collect();
+    let cluster = synced(vec![
+        service("big", ServiceKind::Headless),
+        slice("big", &addresses),
+    ]);
+    let bench = bench(vec![Arc::new(plugin(&cluster))]);
+    let counted = |qtype, edns, protocol| {
+        let mut ask = Ask::new("big.shop.svc.cluster.local", qtype);
+        ask.edns = edns;
+        ask.arrival.protocol = protocol;
+        let reply = bench.send(&ask);
+        let of_section = |name: &str| {
+            records(&reply)
+                .iter()
+                .filter(|record| record.starts_with(name))
+                .count()
+        };
+        (
+            reply.has_tc(),
+            of_section("answer"),
+            of_section("additional"),
+        )
+    };
+    assert_eq!(counted(RecordType::A, None, Protocol::Udp), (true, 29, 0));
+    assert_eq!(
+        counted(RecordType::A, Some((1232, false)), Protocol::Udp),
+        (true, 73, 0)
+    );
+    assert_eq!(counted(RecordType::A, None, Protocol::Tcp), (false, 150, 0));
+    let (truncated, _, additional) = counted(RecordType::SRV, None, Protocol::Udp);
+    assert_eq!((truncated, additional), (true, 0));
+    assert_eq!(
+        counted(RecordType::SRV, None, Protocol::Tcp),
+        (false, 150, 150)
+    );
+}
+
+#[test]
+fn a_service_too_large_for_any_message_ends_at_64_kib() {
+    let addresses: Vec<IpAddr> = (0..8000u32)
+        .map(|n| IpAddr::V4(Ipv4Addr::from(0x0af0_0000 + n)))
+        .collect();
+    let cluster = synced(vec![
+        service("big", ServiceKind::Headless),
+        slice("big", &addresses),
+    ]);
+    let bench = bench(vec![Arc::new(plugin(&cluster))]);
+    for qtype in [RecordType::A, RecordType::SRV] {
+        let mut ask = Ask::new("big.shop.svc.cluster.local", qtype);
+        ask.arrival.protocol = Protocol::Tcp;
+        let reply = bench.send(&ask);
+        assert!(
+            reply.has_tc() && reply.octets.len() <= MESSAGE_MAX,
+            "{qtype}"
+        );
+    }
+}
+
+#[test]
+fn a_target_too_long_for_a_name_is_left_out() {
+    // QNAME has 250 octets, so the label of an endpoint does not fit in front of it.
+    let zone = [60, 60, 53].map(|length| "z".repeat(length)).join(".");
+    let label = "s".repeat(63);
+    let cluster = synced(vec![
+        service(&label, ServiceKind::Headless),
+        slice(&label, &[ip("10.1.0.1")]),
+    ]);
+    let long = Kubernetes {
+        zones: [name(&zone)].into(),
+        ..plugin(&cluster)
+    };
+    let reply = ask(long, &format!("{label}.shop.svc.{zone}"), RecordType::SRV);
+    assert_eq!(reply.rcode(), Rcode::NOERROR);
+    assert!(records(&reply)[0].starts_with("authority "), "{reply:?}");
+}
+
+fn config_faults(body: &str) -> Vec<String> {
+    faults(&SPEC, &format!("kubernetes cluster.local {{\n{body}\n}}\n"))
+}
+
+/// 251 of the list of rules.
+#[test]
+fn a_wrong_number_of_arguments_is_a_fault() {
+    for option in [
+        "pods",
+        "pods insecure verified",
+        "namespaces",
+        "endpoint",
+        "labels",
+        "namespace_labels",
+        "tls a b",
+        "tls a b c d",
+        "ttl",
+        "kubeconfig",
+        "kubeconfig a b c",
+        "noendpoints x",
+        "zonal x",
+        "endpoint_pod_names x",
+        "startup_timeout",
+        "apiserver_qps",
+        "apiserver_burst",
+        "apiserver_max_inflight 1 2",
+        "manifests",
+    ] {
+        let faults = config_faults(option);
+        assert!(
+            faults.iter().any(|fault| fault.starts_with("error: ")),
+            "{option}: {faults:?}"
+        );
+    }
+}
+
+/// 252, 254 and 255 of the list of rules.
+#[test]
+fn a_wrong_value_is_a_fault_that_points_at_it() {
+    for (body, expected) in [
+        ("pods foo", "error: `foo` is not a mode of `pods` @ foo"),
+        (
+            "ignore foo",
+            "error: `foo` is nothing that can be ignored @ foo",
+        ),
+        (
+            "labels a in (b",
+            "error: `a in (b` is not a label selector: expected `)` @ labels a in (b",
+        ),
+        (
+            "startup_timeout 5",
+            "error: `5` is not a duration such as 5s, or 0 not to wait @ 5",
+        ),
+        ("startup_timeout -1s", "error: `-1s` is negative @ -1s"),
+        (
+            "ttl 3601",
+            "error: `3601` is not a TTL in seconds, 0 to 3600 @ 3601",
+        ),
+        (
+            "ttl -1",
+            "error: `-1` is not a TTL in seconds, 0 to 3600 @ -1",
+        ),
+        ("ttl x", "error: `x` is not a TTL in seconds, 0 to 3600 @ x"),
+        (
+            "apiserver_qps -1",
+            "error: `apiserver_qps` must be 0 or more @ -1",
+        ),
+        (
+            "apiserver_burst 1.5",
+            "error: `1.5` is not a whole number of 0 or more, such as 100 @ 1.5",
+        ),
+        (
+            "multicluster foo.local",
+            "error: `kubernetes` is not authoritative for the multicluster zone `foo.local.` @ multicluster foo.local",
+        ),
+        (
+            "namespaces a\nnamespace_labels b=c",
+            "error: `namespaces` and `namespace_labels` exclude each other @ namespace_labels",
+        ),
+        (
+            "manifests a\nkubeconfig b",
+            "error: `manifests` and an API server exclude each other @ manifests",
+        ),
+        (
+            "upstream",
+            "error: `kubernetes` has no option `upstream` @ upstream",
+        ),
+        (
+            "resyncperiod 5m",
+            "error: `kubernetes` has no option `resyncperiod` @ resyncperiod",
+        ),
+    ] {
+        assert_eq!(config_faults(body), [expected], "{body}");
+    }
+    let both = config_faults("zonal\nnoendpoints");
+    assert!(
+        both.contains(&"error: `zonal` and `noendpoints` exclude each other @ zonal".to_owned()),
+        "{both:?}"
+    );
+    assert_eq!(
+        fault(&SPEC, "kubernetes 10.in-addr.arpa\n"),
+        "`kubernetes` has reverse zones only @ kubernetes 10.in-addr.arpa"
+    );
+}
+
+/// 253 of the list of rules: what CoreDNS lets pass.
+#[test]
+fn what_means_nothing_is_a_warning() {
+    for body in [
+        "ttl 5 6",
+        "ignore",
+        "ignore empty_service x",
+        "multicluster",
+        "startup_timeout 1s 2s",
+        "endpoint https://a https://b",
+        "tls a b c",
+    ] {
+        let faults = config_faults(body);
+        let all_warnings = faults.iter().all(|fault| fault.starts_with("warning: "));
+        assert!(faults.len() == 1 && all_warnings, "{body}: {faults:?}");
+    }
+    for body in [
+        "namespaces NS1",
+        "startup_timeout 0",
+        "labels a",
+        "endpoint https://a\ntls a b c",
+    ] {
+        assert_eq!(config_faults(body), Vec::<String>::new(), "{body}");
+    }
+}
+
+#[test]
+fn what_a_later_version_does_is_named() {
+    for (body, what) in [
+        ("zonal", "`kubernetes` option `zonal`"),
+        (
+            "multicluster cluster.local",
+            "`kubernetes` option `multicluster`",
+        ),
+        ("apiserver_qps 5", "`kubernetes` option `apiserver_qps`"),
+        ("apiserver_burst 5", "`kubernetes` option `apiserver_burst`"),
+        (
+            "apiserver_max_inflight 5",
+            "`kubernetes` option `apiserver_max_inflight`",
+        ),
+        ("manifests a\nlabels b", "a label selector on `manifests`"),
+    ] {
+        let faults = config_faults(body);
+        assert!(
+            faults[0].starts_with(&format!("not built: {what} is not built yet")),
+            "{faults:?}"
+        );
+    }
+}
+
+#[test]
+fn blocks_and_reloads_with_the_same_cluster_share_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("cluster.yaml");
+    std::fs::write(
+        &path,
+        "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n",
+    )
+    .expect("written");
+    let process = crate::server::process::Process::new(runtime());
+    let build = |options: &str| {
+        let text = format!(
+            "kubernetes cluster.local {{\nmanifests {}\n{options}\n}}\n",
+            path.display()
+        );
+        let (config, _) = parse(&SPEC, &text);
+        let config = config.expect("no fault") as Box<dyn std::any::Any>;
+        let config = config
+            .downcast::<config::KubernetesConfig>()
+            .expect("our own");
+        let key = config.feed_key(std::path::Path::new(""));
+        let root = std::path::Path::new("");
+        process
+            .shared
+            .get_or_try(&key, || config.feed(root, &process))
+            .expect("good files")
+    };
+    let first = build("");
+    assert!(first.cluster.synced());
+    assert!(Arc::ptr_eq(&first, &build("ttl 30")));
+    assert!(!Arc::ptr_eq(&first, &build("pods verified")));
+}
+
+#[test]
+fn a_query_for_nothing_of_ours_goes_on() {
+    let reply = ask(
+        plugin(&synced(Vec::new())),
+        "www.example.org",
+        RecordType::A,
+    );
+    assert_eq!((reply.rcode(), reply.has_aa()), (Rcode::SERVFAIL, false));
+}
