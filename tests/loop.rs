@@ -92,7 +92,7 @@ fn a_loop_over_two_blocks_is_found_too() {
 
 #[test]
 fn a_reload_that_repairs_the_upstream_ends_the_loop() {
-    let program = Program::start(&LOOPING);
+    let program = Program::start(LOOPING);
     program.wait_for_output("is taken out", 1);
     program.rewrite(&LOOPING.replace("forward . 127.0.0.1:PORT", "whoami"));
     program.signal("USR1");
