@@ -50,6 +50,9 @@ pub mod errors;
 /// Prints one line per reply.
 pub mod log;
 
+/// Answers for localhost and its reverse zones.
+pub mod local;
+
 /// Answers queries for ANY with one small record.
 pub mod any;
 
@@ -101,6 +104,7 @@ pub static PLUGINS: &[&Spec] = &[
     &prometheus::SPEC,
     &errors::SPEC,
     &log::SPEC,
+    &local::SPEC,
     &any::SPEC,
     &cache::SPEC,
     &hosts::SPEC,
