@@ -56,6 +56,9 @@ pub mod local;
 /// Answers queries for ANY with one small record.
 pub mod any;
 
+/// Gives every client another order of addresses.
+pub mod loadbalance;
+
 /// Keeps replies for as long as their TTLs allow.
 pub mod cache;
 
@@ -106,6 +109,7 @@ pub static PLUGINS: &[&Spec] = &[
     &log::SPEC,
     &local::SPEC,
     &any::SPEC,
+    &loadbalance::SPEC,
     &cache::SPEC,
     &hosts::SPEC,
     &kubernetes::SPEC,

@@ -84,6 +84,18 @@ pub fn skip_name(message: &[u8], at: usize) -> Result<usize, Broken> {
     end.ok_or(Broken)
 }
 
+/// The same in a message whose names are checked already: pointers are not followed.
+pub fn name_end(message: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        match *message.get(at)? {
+            0 => return Some(at + 1),
+            length @ 1..=63 => at += 1 + usize::from(length),
+            0xc0.. => return Some(at + 2),
+            _ => return None,
+        }
+    }
+}
+
 /// Expands a possibly compressed name; returns it with the place after it.
 pub fn expand_name(message: &[u8], at: usize) -> Result<(NameBuf, usize), Broken> {
     let mut name = NameBuf::new();

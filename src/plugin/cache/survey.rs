@@ -11,7 +11,7 @@
 use crate::wire::code::{Class, Rcode, RecordType};
 use crate::wire::name::NameRef;
 use crate::wire::query::flag;
-use crate::wire::record::{Section, expand_name};
+use crate::wire::record::{Section, expand_name, name_end};
 use crate::wire::{HEADER_LEN, u16_at, u32_at};
 
 /// TTL of replies whose records do not say, in seconds.
@@ -132,18 +132,6 @@ pub(in crate::plugin::cache) fn set_ttls(
         };
         octets[fixed + 4..fixed + 8].copy_from_slice(&ttl.to_be_bytes());
         at = fixed + 10 + usize::from(length);
-    }
-}
-
-/// Where a name ends in place. Pointers are not followed.
-fn name_end(message: &[u8], mut at: usize) -> Option<usize> {
-    loop {
-        match *message.get(at)? {
-            0 => return Some(at + 1),
-            length @ 1..=63 => at += 1 + usize::from(length),
-            0xc0.. => return Some(at + 2),
-            _ => return None,
-        }
     }
 }
 
