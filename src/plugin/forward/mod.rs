@@ -156,7 +156,12 @@ impl Plugin for Forward {
             return Step::Answered;
         };
         let over_tcp = exchange.arrival().protocol == Protocol::Tcp;
-        let request = Request::forwarded(exchange.query, over_tcp, exchange.state.is_whole());
+        let request = if exchange.state.ask_authentic_data {
+            Request::forwarded_with_ad
+        } else {
+            Request::forwarded
+        };
+        let request = request(exchange.query, over_tcp, exchange.state.is_whole());
         let reply = Arc::clone(&self.group).ask(request);
         Step::Defer(Box::pin(async move {
             let _running = running;

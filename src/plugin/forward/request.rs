@@ -29,9 +29,19 @@ pub(super) struct Request {
 impl Request {
     /// What a client asked. RD, CD and AD are its own; an OPT goes out if it sent one, with DO as it was.
     pub(super) fn forwarded(query: &Query<'_>, over_tcp: bool, whole: bool) -> Self {
+        let flags = query.message()[3] & flag::AD;
+        Self::with_flags(query, flags, over_tcp, whole)
+    }
+
+    /// The same with AD set: the reply is kept for clients who ask for it (RFC 6840, section 5.7).
+    pub(super) fn forwarded_with_ad(query: &Query<'_>, over_tcp: bool, whole: bool) -> Self {
+        Self::with_flags(query, flag::AD, over_tcp, whole)
+    }
+
+    fn with_flags(query: &Query<'_>, authentic_data: u8, over_tcp: bool, whole: bool) -> Self {
         let flags = [
             query.message()[2] & flag::RD,
-            query.message()[3] & (flag::AD | flag::CD),
+            query.message()[3] & flag::CD | authentic_data,
         ];
         let edns = query.edns().map(|edns| edns.dnssec_ok);
         Self::new(flags, query.question_octets(), edns, over_tcp, whole)
@@ -135,6 +145,17 @@ mod tests {
         let request = Request::forwarded(&query, false, false);
         let expected = b"\xab\xcd\x01\x30\0\x01\0\0\0\0\0\x01\x03Web\x01a\0\0\x01\0\x01\0\0\x29\x04\xd0\0\0\x80\0\0\0";
         assert_eq!(request.message(0xabcd), expected);
+    }
+
+    #[test]
+    fn ad_is_set_for_whoever_is_asked_later() {
+        let mut message = octets(b"\x01a\0", 0, b"");
+        message[3] &= !flag::AD;
+        let query = Query::parse(&message).unwrap();
+        let plain = Request::forwarded(&query, false, false).message(1);
+        let with_ad = Request::forwarded_with_ad(&query, false, false).message(1);
+        assert_eq!(plain[3] | flag::AD, with_ad[3]);
+        assert_eq!(plain[3] & flag::AD, 0);
     }
 
     #[test]
