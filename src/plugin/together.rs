@@ -1,24 +1,121 @@
 //! Tests of plugins that work together.
 
-use crate::plugin::testing::bench::{Bench, Link};
-use crate::plugin::{cache, hosts, whoami};
-use crate::wire::code::RecordType;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::plugin::testing::bench::{Bench, Link, Upstream, wait_until};
+use crate::plugin::{cache, hosts, kubernetes};
+use crate::wire::code::{Rcode, RecordType};
+use crate::wire::name::{Name, ROOT};
+use crate::wire::record::Section;
+use crate::wire::writer::{Owner, SoaTimes};
+
+const SERVICE: &str = "
+apiVersion: v1
+kind: Service
+metadata:
+  name: web
+  namespace: shop
+spec:
+  type: ClusterIP
+  clusterIP: 10.96.0.10
+  clusterIPs: [10.96.0.10]
+  ports:
+    - port: 80
+      protocol: TCP
+";
+
+const PTR: &str = "10.0.96.10.in-addr.arpa.";
+
+/// The middle of the kubeadm Corefile: a cluster from `folder`, and an upstream that denies names and knows addresses.
+fn cluster(folder: &Path, hosts_text: Option<&'static str>) -> (Bench, Arc<Upstream>) {
+    let upstream = Upstream::answering(|exchange, _| {
+        if exchange.qtype() == RecordType::PTR {
+            let target = Name::from_text("upstream.example.org").unwrap();
+            exchange
+                .reply
+                .name_record(Owner::Question, RecordType::PTR, 300, target.as_ref());
+            return;
+        }
+        let times = SoaTimes {
+            serial: 1,
+            refresh: 1,
+            retry: 1,
+            expire: 1,
+            minimum: 300,
+        };
+        exchange.reply.rcode = Rcode::NXDOMAIN;
+        exchange.reply.go_to(Section::Authority);
+        exchange
+            .reply
+            .soa(Owner::Name(ROOT), 300, ROOT, ROOT, times);
+    });
+    let text: &'static str = format!(
+        "kubernetes cluster.local in-addr.arpa {{\n manifests {}\n fallthrough\n}}",
+        folder.display()
+    )
+    .leak();
+    let mut links = vec![Link::Corefile(&cache::SPEC, "cache 30")];
+    links.extend(hosts_text.map(|text| Link::Corefile(&hosts::SPEC, text)));
+    links.push(Link::Corefile(&kubernetes::SPEC, text));
+    links.push(Link::Made(Arc::<Upstream>::clone(&upstream)));
+    (Bench::new(links), upstream)
+}
+
+/// Whether the answer is one record that ends so. Its TTL may have begun to run.
+fn answers(bench: &Bench, qname: &str, qtype: RecordType, expected: &str) -> bool {
+    let records = bench.ask(qname, qtype).records();
+    matches!(&records[..], [record] if record.starts_with("answer") && record.ends_with(expected))
+}
 
 #[test]
-fn hosts_above_the_table_answers_through_a_cache() {
-    let bench = Bench::new(vec![
-        Link::Corefile(&cache::SPEC, "cache 30"),
-        Link::Corefile(
-            &hosts::SPEC,
-            "hosts /dev/null {\n 192.0.2.5 web.example.org\n fallthrough\n}",
-        ),
-        Link::Corefile(&whoami::SPEC, "whoami"),
-    ]);
-    for _ in ["miss", "hit"] {
-        let reply = bench.ask("web.example.org", RecordType::A);
-        assert_eq!(
-            reply.records(),
-            ["answer web.example.org. 30 IN A 192.0.2.5"]
-        );
+fn a_service_is_visible_at_once_though_its_name_and_address_were_asked_for_before() {
+    let name = "web.shop.svc.cluster.local.";
+    let folder = tempfile::tempdir().unwrap();
+    let (bench, upstream) = cluster(folder.path(), None);
+    // Denied, and so by the cache.
+    wait_until(|| bench.ask(name, RecordType::A).rcode() == Rcode::NXDOMAIN);
+    assert!(answers(
+        &bench,
+        PTR,
+        RecordType::PTR,
+        "IN PTR upstream.example.org."
+    ));
+    let asked = upstream.asked();
+    bench.ask(name, RecordType::A);
+    bench.ask(PTR, RecordType::PTR);
+    assert_eq!(upstream.asked(), asked, "both are kept");
+    fs::write(folder.path().join("web.yaml"), SERVICE).unwrap();
+    wait_until(|| answers(&bench, name, RecordType::A, "IN A 10.96.0.10"));
+    assert!(answers(
+        &bench,
+        PTR,
+        RecordType::PTR,
+        &format!("IN PTR {name}")
+    ));
+    // And gone at once: what was kept before is in force again.
+    fs::remove_file(folder.path().join("web.yaml")).unwrap();
+    wait_until(|| bench.ask(name, RecordType::A).rcode() == Rcode::NXDOMAIN);
+    assert!(answers(
+        &bench,
+        PTR,
+        RecordType::PTR,
+        "IN PTR upstream.example.org."
+    ));
+    assert_eq!(upstream.asked(), asked);
+}
+
+#[test]
+fn hosts_shadows_the_table_below_it() {
+    let name = "web.shop.svc.cluster.local.";
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("web.yaml"), SERVICE).unwrap();
+    let hosts = "hosts /dev/null {\n 192.0.2.5 web.shop.svc.cluster.local\n fallthrough\n}";
+    let (shadowed, _) = cluster(folder.path(), Some(hosts));
+    for _ in ["first", "second"] {
+        assert!(answers(&shadowed, name, RecordType::A, "IN A 192.0.2.5"));
     }
+    let (plain, _) = cluster(folder.path(), None);
+    wait_until(|| answers(&plain, name, RecordType::A, "IN A 10.96.0.10"));
 }

@@ -36,7 +36,6 @@ use crate::plugin::cache::survey::{Asked, Kind, Survey, View, set_ttls, survey};
 use crate::server::assembly::Assembly;
 use crate::wire::HEADER_LEN;
 use crate::wire::code::Rcode;
-use crate::wire::edns::option_code;
 use crate::wire::name::{Name, NameRef};
 use crate::wire::query::Query;
 
@@ -275,10 +274,11 @@ impl Shelf {
                 denial.put(key, Arc::clone(entry));
             }
             Kind::Denial => {
+                denial.put(key, Arc::clone(entry));
+                // Only now: a name is never without an entry in between.
                 if !holds_answer() {
                     success.remove(key);
                 }
-                denial.put(key, Arc::clone(entry));
             }
             _ => {
                 if kind != Kind::Answer && holds_answer() {
@@ -344,15 +344,10 @@ fn is_denial(rcode: Rcode) -> bool {
     rcode == Rcode::NOERROR || rcode == Rcode::NXDOMAIN
 }
 
-/// Whether the reply to this query may be given to others. Without RD an upstream tells what it happens to know,
-/// mostly nothing; with a client subnet it tells what is true there (RFC 7871, section 7.3); a signed reply is the
-/// signer's.
+/// Whether the reply to this query may be given to others. Without RD an upstream tells what it happens to know, mostly
+/// nothing; a signed reply is the signer's. (A client subnet makes no difference: `forward` sends none on.)
 fn is_for_everyone(query: &Query<'_>) -> bool {
-    let has_subnet = query.edns().is_some_and(|edns| {
-        edns.options()
-            .any(|(code, _)| code == option_code::CLIENT_SUBNET)
-    });
-    query.recursion_desired() && !has_subnet && !query.is_signed()
+    query.recursion_desired() && !query.is_signed()
 }
 
 fn unix_time() -> u32 {

@@ -3,13 +3,14 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::chain::Chain;
 use crate::chain::deferred::Outcome;
-use crate::chain::exchange::{Arrival, Protocol};
-use crate::chain::plugin::Plugin;
+use crate::chain::exchange::{Arrival, Exchange, Protocol};
+use crate::chain::plugin::{Plugin, Step};
 use crate::plugin::Spec;
 use crate::plugin::testing::{faults, keys, parse};
 use crate::server::assembly::{Assembly, Plan};
@@ -150,8 +151,6 @@ pub(crate) struct Ask {
     pub(crate) flags: [u8; 2],
     /// Payload size and DO.
     pub(crate) edns: Option<(u16, bool)>,
-    /// EDNS options in wire form.
-    pub(crate) options: Vec<u8>,
     pub(crate) arrival: Arrival,
 }
 
@@ -163,7 +162,6 @@ impl Ask {
             qclass: 1,
             flags: [flag::RD, 0],
             edns: None,
-            options: Vec::new(),
             arrival: Arrival {
                 client: SocketAddr::from(([192, 0, 2, 7], 4444)),
                 local: SocketAddr::from((Ipv4Addr::LOCALHOST, 53)),
@@ -184,10 +182,7 @@ impl Ask {
         if let Some((size, dnssec_ok)) = self.edns {
             octets.extend_from_slice(&[0, 0, 41]);
             octets.extend_from_slice(&size.to_be_bytes());
-            octets.extend_from_slice(&[0, 0, u8::from(dnssec_ok) << 7, 0]);
-            let length = u16::try_from(self.options.len()).expect("tests send few options");
-            octets.extend_from_slice(&length.to_be_bytes());
-            octets.extend_from_slice(&self.options);
+            octets.extend_from_slice(&[0, 0, u8::from(dnssec_ok) << 7, 0, 0, 0]);
         }
         octets
     }
@@ -242,5 +237,61 @@ impl Reply {
                 *section == Section::Additional && record.record_type == RecordType::OPT
             })
             .map(|(_, record)| record.class.0)
+    }
+}
+
+type Script = Box<dyn Fn(&mut Exchange<'_>, usize) -> Step + Send + Sync>;
+
+/// The last link: does what its script says, given how often it was asked before.
+pub(crate) struct Upstream {
+    script: Script,
+    asked: AtomicUsize,
+}
+
+impl Upstream {
+    pub(crate) fn new(
+        script: impl Fn(&mut Exchange<'_>, usize) -> Step + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            script: Box::new(script),
+            asked: AtomicUsize::new(0),
+        })
+    }
+
+    /// Answers.
+    pub(crate) fn answering(
+        script: impl Fn(&mut Exchange<'_>, usize) + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Self::new(move |exchange, before| {
+            script(exchange, before);
+            Step::Answered
+        })
+    }
+
+    pub(crate) fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+impl Plugin for Upstream {
+    fn name(&self) -> &'static str {
+        "upstream"
+    }
+
+    fn query(&self, exchange: &mut Exchange<'_>) -> Step {
+        let before = self.asked.fetch_add(1, Ordering::SeqCst);
+        (self.script)(exchange, before)
+    }
+}
+
+/// For what another thread does. Gives up after a while, so that a mistake fails the test instead of hanging it.
+pub(crate) fn wait_until(done: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(
+            start.elapsed() < Duration::from_secs(20),
+            "it never happened"
+        );
+        runtime().block_on(async { tokio::time::sleep(Duration::from_millis(2)).await });
     }
 }
