@@ -86,7 +86,8 @@ fn under_libfuzzer(
     let mut command = Command::new(program);
     command
         .current_dir(fuzz)
-        .args(["fuzz", "run", "--target-dir"])
+        // What they run holds no unsafe code, so a sanitizer would only cost time.
+        .args(["fuzz", "run", "--sanitizer", "none", "--target-dir"])
         .arg(built)
         .arg(target)
         .arg(&corpus)

@@ -23,6 +23,7 @@ const HELP: &str = "\
 usage: cargo xtask COMMAND
 
   test               everything that guards a change, in order, up to the first failure
+  test WORD          only the steps with this word in their names: `format`, `lints`, `fuzz`, `conformance` …
   soak [MINUTES]     the fuzz targets and the hostile inputs for long (30 minutes each)
   cluster up         start etcd and kube-apiserver on loopback, and keep them running
   cluster load FILE  put the objects of a YAML or JSON file, or of a folder of them, into it
@@ -36,7 +37,8 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match words[..] {
-        ["test"] => return test::run(),
+        ["test"] => return test::run(None),
+        ["test", step] => return test::run(Some(step)),
         ["soak"] => return soak::run(30),
         ["soak", minutes] => match minutes.parse() {
             Ok(minutes) => return soak::run(minutes),

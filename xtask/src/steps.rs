@@ -16,12 +16,22 @@ pub enum Done {
 pub struct Steps {
     finished: Vec<(String, Duration, &'static str)>,
     failed: bool,
+    only: Option<String>,
 }
 
 impl Steps {
-    /// Runs a step, unless one before it failed.
+    /// Only the steps with this text in their names.
+    pub fn only(text: &str) -> Self {
+        Self {
+            only: Some(text.to_owned()),
+            ..Self::default()
+        }
+    }
+
+    /// Runs a step, unless one before it failed or it is not wanted.
     pub fn step(&mut self, name: &str, body: impl FnOnce() -> Result<Done, String>) {
-        if self.failed {
+        let wanted = self.only.as_deref().is_none_or(|text| name.contains(text));
+        if self.failed || !wanted {
             return;
         }
         println!("\n=== {name}");
@@ -62,7 +72,7 @@ impl Steps {
             count("failed"),
             count("skipped")
         );
-        if self.failed {
+        if self.failed || self.finished.is_empty() {
             ExitCode::FAILURE
         } else {
             ExitCode::SUCCESS

@@ -51,9 +51,9 @@ fn all(steps: &mut Steps) {
     });
 }
 
-/// Runs all steps and says how it went.
-pub fn run() -> ExitCode {
-    let mut steps = Steps::default();
+/// Runs all steps, or those with this text in their names, and says how it went.
+pub fn run(only: Option<&str>) -> ExitCode {
+    let mut steps = only.map_or_else(Steps::default, Steps::only);
     all(&mut steps);
     steps.close()
 }
