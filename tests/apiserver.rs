@@ -9,6 +9,7 @@ mod recorder;
 
 use std::path::Path;
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
+use std::time::Duration;
 
 use control_plane::{ControlPlane, free_port};
 use fingerpost::cluster::connect::{Connection, Surroundings};
@@ -332,7 +333,7 @@ fn a_service_account_with_the_role_of_deploy_may_watch_all_but_pods() {
         watched.wait_until_synced(&ALL[..3]);
         let refused = [("resource", "pods"), ("reason", "forbidden")];
         while watched.count("fingerpost_kubernetes_watch_failures_total", &refused) == 0 {
-            std::thread::yield_now();
+            std::thread::park_timeout(Duration::from_millis(5));
         }
         assert_eq!(watched.sink.look(|heard| heard.lists_of(Resource::Pods)), 0);
         assert!(!watched.handle.status()[3].synced);
@@ -353,7 +354,7 @@ fn an_unknown_token_is_refused_and_nothing_counts_as_synced() {
         let watched = watch(&ApiSource::Default, &around, &[Resource::Namespaces]);
         let refused = [("resource", "namespaces"), ("reason", "forbidden")];
         while watched.count("fingerpost_kubernetes_watch_failures_total", &refused) == 0 {
-            std::thread::yield_now();
+            std::thread::park_timeout(Duration::from_millis(5));
         }
         assert!(!watched.handle.status()[0].synced);
         // The token is renewed: the next try reads it.
@@ -399,7 +400,7 @@ fn a_server_of_another_authority_is_not_trusted() {
         let watched = watch(&ApiSource::Default, &around, &[Resource::Namespaces]);
         let unreachable = [("reason", "unreachable")];
         while watched.count("fingerpost_kubernetes_watch_failures_total", &unreachable) < 2 {
-            std::thread::yield_now();
+            std::thread::park_timeout(Duration::from_millis(5));
         }
         assert_eq!(
             watched
@@ -420,7 +421,7 @@ fn after_a_restart_of_the_api_server_all_is_right_again() {
         plane.kill_api_server();
         let failures = || watched.count("fingerpost_kubernetes_watch_failures_total", &[]);
         while failures() < 8 {
-            std::thread::yield_now();
+            std::thread::park_timeout(Duration::from_millis(5));
         }
         // What was known is known still.
         watched.sink.look(|heard| {
@@ -453,7 +454,7 @@ fn an_api_server_that_is_away_at_the_start_is_found_when_it_comes() {
         let watched = Watched::of(plane);
         let failures = || watched.count("fingerpost_kubernetes_watch_failures_total", &[]);
         while failures() < 4 {
-            std::thread::yield_now();
+            std::thread::park_timeout(Duration::from_millis(5));
         }
         assert!(watched.handle.status().iter().all(|status| !status.synced));
         plane.start_api_server();
@@ -473,7 +474,7 @@ fn nobody_listening_is_a_failure_and_no_crash() {
         &[("code", "<error>")],
     ) < 8
     {
-        std::thread::yield_now();
+        std::thread::park_timeout(Duration::from_millis(5));
     }
     assert!(watched.handle.status().iter().all(|status| !status.synced));
 }

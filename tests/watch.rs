@@ -159,7 +159,7 @@ fn a_streamed_list_is_followed_by_changes() {
         "{agent}"
     );
     while watched.handle.status()[0].resource_version.as_deref() != Some("13") {
-        std::thread::yield_now();
+        std::thread::park_timeout(Duration::from_millis(5));
     }
     let status = &watched.handle.status()[0];
     assert!(status.synced && status.connected && status.silent_for.is_some());
@@ -204,7 +204,7 @@ fn endless_expiry_is_slowed_down() {
         list(&["a"], 10, &[expired()], Then::Hold)
     });
     while watched.failures("namespaces", "expired") < 2 {
-        std::thread::yield_now();
+        std::thread::park_timeout(Duration::from_millis(5));
     }
     // The first was followed up at once; the second waits for its hour.
     watched.api.next();
@@ -222,7 +222,7 @@ fn a_watch_that_ends_at_once_counts_as_a_failure() {
     };
     let watched = watch_at(pace, &[Namespaces], |_| list(&["a"], 10, &[], Then::End));
     while watched.failures("namespaces", "ended_early") == 0 {
-        std::thread::yield_now();
+        std::thread::park_timeout(Duration::from_millis(5));
     }
     watched.api.next();
     assert_eq!(watched.api.rest().len(), 0);
@@ -347,7 +347,7 @@ fn a_missing_right_stops_one_resource_until_it_is_granted() {
         .sink
         .wait("services", |heard| heard.lists_of(Services) == 1);
     while watched.failures("namespaces", "forbidden") < 3 {
-        std::thread::yield_now();
+        std::thread::park_timeout(Duration::from_millis(5));
     }
     assert_eq!(watched.sink.look(|heard| heard.lists_of(Namespaces)), 0);
     granted.store(true, Ordering::SeqCst);
@@ -491,7 +491,7 @@ fn dropping_the_handle_ends_the_watch() {
     let held = Arc::downgrade(&sink);
     drop(sink);
     while held.strong_count() > 0 {
-        std::thread::yield_now();
+        std::thread::park_timeout(Duration::from_millis(5));
     }
     drop(process);
 }

@@ -202,9 +202,19 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     line
 }
 
+/// The same for an error of the client, without its own wrapping.
+pub(crate) fn describe(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Service(inner) => chain(&**inner),
+        other => chain(other),
+    }
+}
+
 fn first_line(error: &dyn std::error::Error) -> String {
     let text = error.to_string();
-    text.lines()
+    let line = text.lines().next().unwrap_or_default();
+    // rustls names a page of its manual.
+    line.split(": https://")
         .next()
         .unwrap_or_default()
         .trim_end_matches(':')

@@ -8,7 +8,7 @@ use http_body_util::BodyExt;
 use tokio::time::{sleep, timeout};
 
 use crate::cluster::ObjectSink;
-use crate::cluster::connect::chain;
+use crate::cluster::connect::describe;
 use crate::cluster::decode;
 use crate::cluster::objects::Resource;
 use crate::cluster::protobuf::{self, Malformed};
@@ -241,7 +241,7 @@ impl Follower {
                 }
                 Ok(None) if listing => return Err(Failure::EndedEarly),
                 Ok(None) => return Ok(()),
-                Ok(Some(Err(error))) => return Err(Failure::Unreachable(chain(&error))),
+                Ok(Some(Err(error))) => return Err(Failure::Unreachable(describe(&error))),
                 Ok(Some(Ok(piece))) => piece,
             };
             self.heard();

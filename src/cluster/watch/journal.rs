@@ -72,7 +72,7 @@ impl Journal {
             }
             _ if scope.is_none() => {
                 format!(
-                    "API server `{host}` cannot be used: {failure}; trying again, and serving what is known"
+                    "no connection to API server `{host}`: {failure}; trying again, and serving what is known"
                 )
             }
             _ => format!("watching `{name}` of API server `{host}`: {failure}; trying again"),
@@ -107,7 +107,7 @@ mod tests {
         assert_eq!(
             first.as_deref(),
             Some(
-                "API server `192.0.2.1:443` cannot be used: connection refused; trying again, and serving what is known"
+                "no connection to API server `192.0.2.1:443`: connection refused; trying again, and serving what is known"
             )
         );
         assert_eq!(journal.line(Resource::Pods, &away, now + REPEAT / 2), None);

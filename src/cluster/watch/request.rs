@@ -9,7 +9,7 @@ use kube::client::Body;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
-use crate::cluster::connect::{Connection, chain};
+use crate::cluster::connect::{Connection, chain, describe};
 use crate::cluster::objects::Resource;
 use crate::cluster::protobuf;
 use crate::cluster::watch::event::Status;
@@ -145,7 +145,7 @@ impl Link {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
                 self.metrics.requested(host, None);
-                return Err(Failure::Unreachable(chain(&error)));
+                return Err(Failure::Unreachable(describe(&error)));
             }
             Err(_) => {
                 self.metrics.requested(host, None);
