@@ -50,6 +50,10 @@ fn summary(path: &Path, corefile: &Corefile, faults: &Faults) -> String {
         1 => format!("1 {one}"),
         _ => format!("{count} {many}"),
     };
+    if corefile.blocks.is_empty() && faults.is_empty() {
+        let path = path.display();
+        return format!("{path}: no server block, so the built-in `whoami` and `log` would run");
+    }
     let mut parts = vec![counted(
         corefile.blocks.len(),
         "server block",
@@ -88,6 +92,13 @@ mod tests {
         let verdict = checked(". {\n}\nexample.org {\n}\n");
         assert_eq!(verdict.summary, "Corefile: 2 server blocks, no error");
         assert_eq!(verdict.report, "");
+        assert!(verdict.is_sound);
+    }
+
+    #[test]
+    fn a_file_without_a_block_says_what_would_run() {
+        let verdict = checked("# nothing\n");
+        assert!(verdict.summary.contains("the built-in `whoami` and `log`"));
         assert!(verdict.is_sound);
     }
 

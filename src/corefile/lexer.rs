@@ -34,7 +34,11 @@ pub struct Token {
     pub line_end: u32,
 }
 
-/// All words of a text, and where a quote opens that is never closed.
+/// The most words of a configuration, imports counted each time: what snippets that import others twice can do, and what
+/// a file of a megabyte of single letters can cost.
+pub const WORDS_MAX: usize = 2_000_000;
+
+/// All words of a text, and where a quote opens that is never closed. Stops when there are more than [`WORDS_MAX`].
 pub fn lex(text: &str, source: u32) -> (Vec<Token>, Option<Span>) {
     let mut tokens = Vec::new();
     let mut unclosed = None;
@@ -46,7 +50,7 @@ pub fn lex(text: &str, source: u32) -> (Vec<Token>, Option<Span>) {
             rest = after;
         }
         line += line_breaks(&from[..from.len() - rest.len()]);
-        if rest.is_empty() {
+        if rest.is_empty() || tokens.len() > WORDS_MAX {
             return (tokens, unclosed);
         }
         let start = text.len() - rest.len();

@@ -16,8 +16,8 @@ use std::path::Path;
 use crate::corefile::diagnostic::{Diagnostic, Faults, Span};
 use crate::corefile::environment::{ExpandError, Lookup, expand};
 use crate::corefile::import::Importer;
-use crate::corefile::lexer::Token;
-use crate::corefile::stream::{Stream, WORDS_MAX};
+use crate::corefile::lexer::{Token, WORDS_MAX};
+use crate::corefile::stream::Stream;
 use crate::corefile::text;
 use crate::corefile::tree::{Block, Corefile, Directive, Word};
 

@@ -47,7 +47,7 @@ pub fn render_in(faults: &Faults, sources: &Sources, color: Color) -> String {
 fn draw(diagnostic: &Diagnostic, sources: &[Lines<'_>], renderer: &Renderer) -> String {
     let level = match diagnostic.severity {
         Severity::Error => Level::ERROR,
-        Severity::NotBuilt => Level::NOTE.with_name(Some("not built yet")),
+        Severity::NotBuilt => Level::NOTE,
         Severity::Warning => Level::WARNING,
     };
     let main = (

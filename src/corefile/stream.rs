@@ -29,9 +29,6 @@ struct Frame {
     origin: Origin,
 }
 
-/// The most words of a configuration, imports counted each time. Bounds what snippets that import others twice can do.
-pub(super) const WORDS_MAX: usize = 2_000_000;
-
 pub(super) struct Stream {
     frames: Vec<Frame>,
     /// The word read last, and the line it ends on.

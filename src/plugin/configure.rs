@@ -1,6 +1,6 @@
 //! From the tree to checked server blocks: every directive handed to its plugin, every word without a plugin reported.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use crate::corefile::args::nearest;
 use crate::corefile::diagnostic::{Diagnostic, Faults};
@@ -145,7 +145,7 @@ fn plugins(
     corefile: &Corefile,
     faults: &mut Faults,
 ) -> Vec<(&'static Spec, Box<dyn Config>)> {
-    let mut by_name: HashMap<&str, Vec<&Directive>> = HashMap::new();
+    let mut by_name: BTreeMap<&str, Vec<&Directive>> = BTreeMap::new();
     for directive in &block.directives {
         by_name
             .entry(&directive.name.text)
@@ -159,12 +159,7 @@ fn plugins(
         };
         plugins.extend(parse(spec, &directives, keys, faults).map(|config| (spec, config)));
     }
-    // In the order of the text, each name once.
-    let unknown: BTreeMap<_, _> = by_name
-        .into_values()
-        .map(|directives| (directives[0].name.span.start, directives[0]))
-        .collect();
-    for directive in unknown.into_values() {
+    for directive in by_name.into_values().flatten() {
         faults.push(unknown_directive(directive, block, corefile));
     }
     plugins
