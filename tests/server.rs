@@ -153,3 +153,15 @@ fn a_reload_may_change_where_it_listens() {
     assert_eq!(answers(&ask(other, "a.internal.", A)), ["10.0.0.4"]);
     assert_eq!(program.ask("a.internal.", A), ["10.0.0.1"]);
 }
+
+#[test]
+fn root_is_where_relative_names_start_wherever_it_stands() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("names"), "10.0.0.2 b.internal\n").unwrap();
+    let corefile = format!(
+        ".:PORT {{\n    bind 127.0.0.1\n    hosts names\n    root {}\n}}\n",
+        folder.path().display()
+    );
+    let program = Program::start(&corefile);
+    assert_eq!(program.ask("b.internal", A), ["10.0.0.2"]);
+}

@@ -93,3 +93,26 @@ fn a_reload_shows_the_plugins_of_the_new_generation() {
     });
     assert_eq!(get(connect(http), "/health"), "200 OK");
 }
+
+#[test]
+fn a_stop_prints_the_last_summary_of_errors() {
+    let upstream = free_port();
+    let corefile = format!(
+        ".:PORT {{
+    bind 127.0.0.1
+    errors {{
+        consolidate 1h .*
+    }}
+    forward . 127.0.0.1:{upstream} {{
+        max_fails 0
+    }}
+}}
+"
+    );
+    let mut program = Program::start(&corefile);
+    assert!(!program.output().contains("plugin/errors"));
+    program.signal("TERM");
+    assert!(program.wait().success());
+    let line = "errors like '.*' occurred in last 1h0m0s";
+    program.wait_for_output(line, 1);
+}

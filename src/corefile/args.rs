@@ -63,6 +63,15 @@ impl GoDuration {
     }
 }
 
+impl From<Duration> for GoDuration {
+    /// What does not fit is the longest duration there is, 292 years.
+    fn from(duration: Duration) -> Self {
+        Self {
+            nanoseconds: i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX),
+        }
+    }
+}
+
 impl std::fmt::Display for GoDuration {
     /// As Go prints it: `1h30m0s`, `2s`, `1.5ms`, `0s`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -20,6 +20,9 @@ mod together;
 
 // The plugins, in the order of the registry.
 
+/// Where relative file names start.
+pub mod root;
+
 /// Gives a query up after a while.
 pub mod cancel;
 
@@ -97,6 +100,7 @@ pub mod overlap;
 /// The registry. List order is chain order: CoreDNS' `plugin.cfg`, cut to the plugins that exist.
 #[rustfmt::skip] // one line a plugin
 pub static PLUGINS: &[&Spec] = &[
+    &root::SPEC,
     &cancel::SPEC,
     &reload::SPEC,
     &bufsize::SPEC,

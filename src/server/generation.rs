@@ -125,6 +125,8 @@ fn build_links(
     plan: &mut Plan,
 ) -> Result<Vec<Arc<dyn Plugin>>, BuildError> {
     let mut links = Vec::new();
+    let mut configs = block.plugins.iter().map(|(_, config)| &**config);
+    let root = configs.find_map(crate::plugin::root::path_of);
     for (place, (spec, config)) in block.plugins.iter().enumerate() {
         let ip = plan.bind.as_ref().and_then(|ips| ips.first().copied());
         let port = block
@@ -137,7 +139,7 @@ fn build_links(
             process,
             keys: &block.keys,
             server: &server,
-            root: Path::new(""),
+            root: root.unwrap_or(Path::new("")),
             fingerprint_below: fingerprint(block, place),
             generation: plan,
         };

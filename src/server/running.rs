@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use crate::corefile::args::GoDuration;
 use crate::net::listen::{Listener, Options};
 use crate::plugin::BuildError;
 use crate::server::assembly::ReloadSettings;
@@ -155,7 +156,8 @@ impl Server {
         let lameduck = self.generation.plan.lameduck;
         self.process.readiness.stop();
         if lameduck > Duration::ZERO {
-            tracing::info!(target: "plugin/health", "Going into lameduck mode for {lameduck:?}");
+            let shown = GoDuration::from(lameduck);
+            tracing::info!(target: "plugin/health", "Going into lameduck mode for {shown}");
             tokio::time::sleep(lameduck).await;
         }
         let stopping: Vec<_> = std::mem::take(&mut self.open)
@@ -167,8 +169,11 @@ impl Server {
                 tracing::error!("a listener did not stop: {error}");
             }
         }
+        let tasks = self.generation.plan.tasks.clone();
         self.generation.retire();
         self.http.stop().await;
+        // `errors` has a last summary to print. Nothing else takes its time.
+        let _ = tokio::time::timeout(Duration::from_secs(1), tasks.wait()).await;
     }
 
     /// The zone lines of the start.

@@ -94,9 +94,7 @@ impl Probe {
                 tracing::warn!(target: "plugin/health", "Local health request to \"{url}\" failed: {error}");
             }
             Ok(()) if took > SLOW => {
-                let took = GoDuration {
-                    nanoseconds: i64::try_from(took.as_nanos()).unwrap_or(i64::MAX),
-                };
+                let took = GoDuration::from(took);
                 tracing::warn!(target: "plugin/health", "Local health request to \"{url}\" took more than 1s: {took}");
             }
             Ok(()) => {}
