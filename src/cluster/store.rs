@@ -4,18 +4,17 @@
 //! a difference: an object whose version is known is stamped and otherwise left alone; what was not stamped when the
 //! list ends is gone. So answers never flicker, and nothing is held twice.
 
+mod service;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 
-use crate::cluster::objects::{
-    EndpointSlice, Meta, Object, Pod, Port, Resource, Service, ServiceKind,
-};
-use crate::cluster::table::{
-    Alias, Owners, PodPlace, ServiceView, SliceView, Slot, Table, ViewKind,
-};
-use crate::wire::name::{LABEL_MAX, Name};
+use crate::cluster::objects::{EndpointSlice, Meta, Object, Pod, Port, Resource, Service};
+use crate::cluster::store::service::{Known, ServiceRecord, record_of, slice_view};
+use crate::cluster::table::{PodPlace, SliceView, Table};
+use crate::wire::name::LABEL_MAX;
 
 /// A namespaced object: namespace and name, each as a label in lower case.
 type Key = Box<[u8]>;
@@ -54,23 +53,6 @@ struct PodRecord {
     seen: Seen,
     address: IpAddr,
     namespace: Arc<[u8]>,
-}
-
-/// All that is known of one Service, or of slices without one.
-struct ServiceRecord {
-    slot: Arc<Slot>,
-    /// None while there are only slices.
-    service: Option<Known>,
-    /// Its slices by their key, sorted.
-    slices: Vec<(Key, Arc<SliceView>)>,
-    /// Addresses that it has more than once, with how often beyond the first.
-    extra: HashMap<IpAddr, u32>,
-}
-
-struct Known {
-    seen: Seen,
-    kind: ServiceKind,
-    ports: Arc<[Port]>,
 }
 
 /// Every object seen, and the table they make up.
@@ -403,196 +385,6 @@ impl Seen {
     fn is_same(&self, new: &Self) -> bool {
         !self.version.is_empty() && self.version == new.version
     }
-}
-
-fn record_of<'s>(
-    services: &'s mut HashMap<Key, ServiceRecord>,
-    key: &[u8],
-    table: &Table,
-) -> &'s mut ServiceRecord {
-    let entry = services.raw_entry_mut().from_key(key).or_insert_with(|| {
-        let slot = Arc::new(Slot::new(key));
-        table.services.pin().insert(key.into(), Arc::clone(&slot));
-        let record = ServiceRecord {
-            slot,
-            service: None,
-            slices: Vec::new(),
-            extra: HashMap::new(),
-        };
-        (key.into(), record)
-    });
-    entry.1
-}
-
-impl ServiceRecord {
-    fn own_addresses(&self) -> Vec<IpAddr> {
-        match self.service.as_ref().map(|known| &known.kind) {
-            Some(ServiceKind::ClusterIp(addresses)) => addresses.clone(),
-            _ => Vec::new(),
-        }
-    }
-
-    fn replace_slice(&mut self, key: &[u8], view: Option<Arc<SliceView>>, table: &Table) {
-        let addresses = |view: &SliceView| view.addresses().collect::<Vec<_>>();
-        let after = view.as_deref().map(addresses).unwrap_or_default();
-        let place = self
-            .slices
-            .binary_search_by(|(other, _)| (**other).cmp(key));
-        let before = place
-            .map(|at| addresses(&self.slices[at].1))
-            .unwrap_or_default();
-        match (place, view) {
-            (Ok(at), Some(view)) => self.slices[at].1 = view,
-            (Err(at), Some(view)) => self.slices.insert(at, (key.into(), view)),
-            (Ok(at), None) => drop(self.slices.remove(at)),
-            (Err(_), None) => {}
-        }
-        self.move_addresses(before, after, table);
-        self.publish();
-    }
-
-    /// Changes the reverse entries from one set of addresses to another; what is in both is left alone.
-    fn move_addresses(&mut self, mut before: Vec<IpAddr>, mut after: Vec<IpAddr>, table: &Table) {
-        before.sort_unstable();
-        after.sort_unstable();
-        let (mut old, mut new) = (before.into_iter().peekable(), after.into_iter().peekable());
-        loop {
-            match (old.peek(), new.peek()) {
-                (None, None) => return,
-                (Some(a), Some(b)) if a == b => {
-                    old.next();
-                    new.next();
-                }
-                (Some(&a), Some(b)) if a < *b => {
-                    self.remove_address(a, table);
-                    old.next();
-                }
-                (Some(&a), None) => {
-                    self.remove_address(a, table);
-                    old.next();
-                }
-                (_, Some(&b)) => {
-                    self.add_address(b, table);
-                    new.next();
-                }
-            }
-        }
-    }
-
-    fn add_address(&mut self, address: IpAddr, table: &Table) {
-        let addresses = table.addresses.pin();
-        let owners = addresses
-            .get(&address)
-            .map(Owners::as_slice)
-            .unwrap_or_default();
-        if owners.iter().any(|slot| Arc::ptr_eq(slot, &self.slot)) {
-            *self.extra.entry(address).or_insert(0) += 1;
-        } else if owners.is_empty() {
-            addresses.insert(address, Owners::One(Arc::clone(&self.slot)));
-        } else {
-            let all = owners.iter().chain([&self.slot]).cloned().collect();
-            addresses.insert(address, Owners::Many(all));
-        }
-    }
-
-    fn remove_address(&mut self, address: IpAddr, table: &Table) {
-        if let Some(extra) = self.extra.get_mut(&address) {
-            *extra -= 1;
-            if *extra == 0 {
-                self.extra.remove(&address);
-            }
-            return;
-        }
-        let addresses = table.addresses.pin();
-        let owners = addresses
-            .get(&address)
-            .map(Owners::as_slice)
-            .unwrap_or_default();
-        let others = owners.iter().filter(|slot| !Arc::ptr_eq(slot, &self.slot));
-        let mut others: Vec<Arc<Slot>> = others.cloned().collect();
-        match (others.len(), others.pop()) {
-            (1, Some(last)) => drop(addresses.insert(address, Owners::One(last)).is_some()),
-            (_, Some(last)) => {
-                others.push(last);
-                addresses.insert(address, Owners::Many(others.into()));
-            }
-            (_, None) => drop(addresses.remove(&address).is_some()),
-        }
-    }
-
-    /// Shows readers the new version.
-    fn publish(&self) {
-        let (kind, ports) = match &self.service {
-            None => (ViewKind::Absent, Arc::default()),
-            Some(known) => (view_kind(&known.kind), Arc::clone(&known.ports)),
-        };
-        let slices: Box<[_]> = self
-            .slices
-            .iter()
-            .map(|(_, view)| Arc::clone(view))
-            .collect();
-        // Two slices may give one Pod's host name to its two families, so names are trusted within one slice only.
-        let names_distinct = match &*slices {
-            [] => true,
-            [slice] => slice.names_distinct,
-            slices => !slices.iter().any(|slice| slice.is_named()),
-        };
-        self.slot.replace(ServiceView {
-            kind,
-            ports,
-            slices,
-            addresses_distinct: self.extra.is_empty(),
-            names_distinct,
-        });
-    }
-
-    /// A sample for `dns_programming_duration`: only where the Service is known.
-    fn trigger(&self, time: Option<&str>) -> Option<Trigger> {
-        Some(Trigger {
-            headless: self.service.as_ref()?.kind == ServiceKind::Headless,
-            time: time?.into(),
-        })
-    }
-}
-
-fn view_kind(kind: &ServiceKind) -> ViewKind {
-    match kind {
-        ServiceKind::ClusterIp(addresses) => ViewKind::ClusterIp(addresses.as_slice().into()),
-        ServiceKind::Headless => ViewKind::Headless,
-        ServiceKind::ExternalName(target) => ViewKind::ExternalName(alias(target)),
-    }
-}
-
-fn alias(target: &str) -> Alias {
-    if target.parse::<IpAddr>().is_ok() {
-        return Alias::Address;
-    }
-    match Name::from_text(target) {
-        Ok(name) if !name.as_ref().is_root() => Alias::Name(name),
-        _ => Alias::Broken,
-    }
-}
-
-fn slice_view(slice: &EndpointSlice, ports: Arc<[Port]>, pod_names: bool) -> SliceView {
-    let ready = slice.endpoints.iter().filter(|endpoint| endpoint.ready);
-    let names: Vec<(IpAddr, Option<Vec<u8>>)> = ready
-        .flat_map(|endpoint| {
-            let target = endpoint.target_name.as_deref().filter(|_| pod_names);
-            let name = endpoint.hostname.as_deref().or(target);
-            // What is no label cannot be asked for; the address names it then.
-            let name = name.and_then(label).map(|label| label[1..].to_vec());
-            endpoint
-                .addresses
-                .iter()
-                .map(move |&address| (address, name.clone()))
-        })
-        .collect();
-    SliceView::new(
-        ports,
-        names
-            .iter()
-            .map(|(address, name)| (*address, name.as_deref())),
-    )
 }
 
 /// Counts a Pod in or out; gives back the shared label of its namespace.

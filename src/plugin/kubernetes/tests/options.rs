@@ -1,0 +1,195 @@
+//! Options: what is read, what is wrong, what is not built yet; and what is shared by equal ones.
+
+use std::sync::Arc;
+
+use crate::plugin::kubernetes::{SPEC, config};
+use crate::plugin::testing::bench::{fault, runtime};
+use crate::plugin::testing::{faults, parse};
+
+fn config_faults(body: &str) -> Vec<String> {
+    faults(&SPEC, &format!("kubernetes cluster.local {{\n{body}\n}}\n"))
+}
+
+/// 251 of the list of rules.
+#[test]
+fn a_wrong_number_of_arguments_is_a_fault() {
+    for option in [
+        "pods",
+        "pods insecure verified",
+        "namespaces",
+        "endpoint",
+        "labels",
+        "namespace_labels",
+        "tls a b",
+        "tls a b c d",
+        "ttl",
+        "kubeconfig",
+        "kubeconfig a b c",
+        "noendpoints x",
+        "zonal x",
+        "endpoint_pod_names x",
+        "startup_timeout",
+        "apiserver_qps",
+        "apiserver_burst",
+        "apiserver_max_inflight 1 2",
+        "manifests",
+    ] {
+        let faults = config_faults(option);
+        assert!(
+            faults.iter().any(|fault| fault.starts_with("error: ")),
+            "{option}: {faults:?}"
+        );
+    }
+}
+
+/// 252, 254 and 255 of the list of rules.
+#[test]
+fn a_wrong_value_is_a_fault_that_points_at_it() {
+    for (body, expected) in [
+        ("pods foo", "error: `foo` is not a mode of `pods` @ foo"),
+        (
+            "ignore foo",
+            "error: `foo` is nothing that can be ignored @ foo",
+        ),
+        (
+            "labels a in (b",
+            "error: `a in (b` is not a label selector: expected `)` @ labels a in (b",
+        ),
+        (
+            "startup_timeout 5",
+            "error: `5` is not a duration such as 5s, or 0 not to wait @ 5",
+        ),
+        ("startup_timeout -1s", "error: `-1s` is negative @ -1s"),
+        (
+            "ttl 3601",
+            "error: `3601` is not a TTL in seconds, 0 to 3600 @ 3601",
+        ),
+        (
+            "ttl -1",
+            "error: `-1` is not a TTL in seconds, 0 to 3600 @ -1",
+        ),
+        ("ttl x", "error: `x` is not a TTL in seconds, 0 to 3600 @ x"),
+        (
+            "apiserver_qps -1",
+            "error: `apiserver_qps` must be 0 or more @ -1",
+        ),
+        (
+            "apiserver_burst 1.5",
+            "error: `1.5` is not a whole number of 0 or more, such as 100 @ 1.5",
+        ),
+        (
+            "multicluster foo.local",
+            "error: `kubernetes` is not authoritative for the multicluster zone `foo.local.` @ multicluster foo.local",
+        ),
+        (
+            "namespaces a\nnamespace_labels b=c",
+            "error: `namespaces` and `namespace_labels` exclude each other @ namespace_labels",
+        ),
+        (
+            "manifests a\nkubeconfig b",
+            "error: `manifests` and an API server exclude each other @ manifests",
+        ),
+        (
+            "upstream",
+            "error: `kubernetes` has no option `upstream` @ upstream",
+        ),
+        (
+            "resyncperiod 5m",
+            "error: `kubernetes` has no option `resyncperiod` @ resyncperiod",
+        ),
+    ] {
+        assert_eq!(config_faults(body), [expected], "{body}");
+    }
+    let both = config_faults("zonal\nnoendpoints");
+    assert!(
+        both.contains(&"error: `zonal` and `noendpoints` exclude each other @ zonal".to_owned()),
+        "{both:?}"
+    );
+    assert_eq!(
+        fault(&SPEC, "kubernetes 10.in-addr.arpa\n"),
+        "`kubernetes` has reverse zones only @ kubernetes 10.in-addr.arpa"
+    );
+}
+
+/// 253 of the list of rules: what CoreDNS lets pass.
+#[test]
+fn what_means_nothing_is_a_warning() {
+    for body in [
+        "ttl 5 6",
+        "ignore",
+        "ignore empty_service x",
+        "multicluster",
+        "startup_timeout 1s 2s",
+        "endpoint https://a https://b",
+        "tls a b c",
+    ] {
+        let faults = config_faults(body);
+        let all_warnings = faults.iter().all(|fault| fault.starts_with("warning: "));
+        assert!(faults.len() == 1 && all_warnings, "{body}: {faults:?}");
+    }
+    for body in [
+        "namespaces NS1",
+        "startup_timeout 0",
+        "labels a",
+        "endpoint https://a\ntls a b c",
+    ] {
+        assert_eq!(config_faults(body), Vec::<String>::new(), "{body}");
+    }
+}
+
+#[test]
+fn what_a_later_version_does_is_named() {
+    for (body, what) in [
+        ("zonal", "`kubernetes` option `zonal`"),
+        (
+            "multicluster cluster.local",
+            "`kubernetes` option `multicluster`",
+        ),
+        ("apiserver_qps 5", "`kubernetes` option `apiserver_qps`"),
+        ("apiserver_burst 5", "`kubernetes` option `apiserver_burst`"),
+        (
+            "apiserver_max_inflight 5",
+            "`kubernetes` option `apiserver_max_inflight`",
+        ),
+        ("manifests a\nlabels b", "a label selector on `manifests`"),
+    ] {
+        let faults = config_faults(body);
+        assert!(
+            faults[0].starts_with(&format!("not built: {what} is not built yet")),
+            "{faults:?}"
+        );
+    }
+}
+
+#[test]
+fn blocks_and_reloads_with_the_same_cluster_share_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("cluster.yaml");
+    std::fs::write(
+        &path,
+        "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n",
+    )
+    .expect("written");
+    let process = crate::server::process::Process::new(runtime());
+    let build = |options: &str| {
+        let text = format!(
+            "kubernetes cluster.local {{\nmanifests {}\n{options}\n}}\n",
+            path.display()
+        );
+        let (config, _) = parse(&SPEC, &text);
+        let config = config.expect("no fault") as Box<dyn std::any::Any>;
+        let config = config
+            .downcast::<config::KubernetesConfig>()
+            .expect("our own");
+        let key = config.feed_key(std::path::Path::new(""));
+        let root = std::path::Path::new("");
+        process
+            .shared
+            .get_or_try(&key, || config.feed(root, &process))
+            .expect("good files")
+    };
+    let first = build("");
+    assert!(first.cluster.synced());
+    assert!(Arc::ptr_eq(&first, &build("ttl 30")));
+    assert!(!Arc::ptr_eq(&first, &build("pods verified")));
+}
