@@ -74,12 +74,21 @@ fn watch_labeled(
         namespace_label_selector: None,
     };
     let connection = Connection::of(source, around).unwrap();
-    let handle = start_on(connection, plan, sink.clone(), &process, Pace::default()).unwrap();
+    let handle = start_on(connection, plan, sink.clone(), &process, pace()).unwrap();
     Watched {
         sink,
         handle,
         process,
         _runtime: runtime,
+    }
+}
+
+/// As in production, except that a machine which is busy with tests is not taken for a server that hangs.
+fn pace() -> Pace {
+    Pace {
+        reply: Duration::from_secs(60),
+        list_idle: Duration::from_secs(60),
+        ..Pace::default()
     }
 }
 
