@@ -464,7 +464,21 @@ impl<'b> ReplyWriter<'b> {
     /// Fills in the header, cuts to `limit` octets and appends OPT. Records are kept in order while they fit;
     /// from the first that does not, the rest is left out and TC set.
     pub fn finish(&mut self, query: &Query<'_>, limit: usize, opt: Option<&ReplyOpt<'_>>) {
-        let opt_len = opt.map_or(0, ReplyOpt::len);
+        let mut opt = opt.copied();
+        let bare_error;
+        // RFC 8914, section 3: an extended error goes before any record does. Its text may go in silence.
+        if let Some(opt) = &mut opt
+            && let Some(error) = opt.extended_error
+            && self.out.len() + opt.len() > limit
+        {
+            bare_error = ExtendedError::new(error.code, "");
+            opt.extended_error = Some(&bare_error);
+            if self.out.len() + opt.len() > limit {
+                opt.extended_error = None;
+                self.truncated = true;
+            }
+        }
+        let opt_len = opt.as_ref().map_or(0, ReplyOpt::len);
         if self.out.len() + opt_len > limit {
             self.cut(limit.saturating_sub(opt_len));
         }
@@ -661,6 +675,37 @@ mod tests {
                 .expect("a message")
                 .all(|record| record.is_ok())
         );
+    }
+
+    #[test]
+    fn an_extended_error_goes_before_any_record_does() {
+        let error = ExtendedError::new(ExtendedError::OTHER, "a text of some length");
+        let octets = query_octets("a.org");
+        let query = Query::parse(&octets).expect("a query");
+        let opt = ReplyOpt {
+            payload_size: 1232,
+            dnssec_ok: false,
+            extended_error: Some(&error),
+            options: &[],
+        };
+        // Room for two records and OPT; then for the error's code as well, and for its text.
+        let base = 23 + 2 * 16 + 11;
+        for (limit, expected_len, truncated) in [
+            (base, base, true),
+            (base + 6, base + 6, false),
+            (base + 26, base + 6, false),
+            (base + 27, base + 27, false),
+        ] {
+            let mut out = Vec::new();
+            let mut reply = ReplyWriter::new(&query, &mut out);
+            for last in 0..2 {
+                reply.a(Owner::Question, 5, Ipv4Addr::new(10, 0, 0, last));
+            }
+            reply.finish(&query, limit, Some(&opt));
+            assert_eq!(out.len(), expected_len, "limit {limit}");
+            assert_eq!(out[2] & flag::TC != 0, truncated, "limit {limit}");
+            assert_eq!(u16_at(&out, 6), Some(2));
+        }
     }
 
     #[test]
