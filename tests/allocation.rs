@@ -9,14 +9,15 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use fingerpost::chain::Chain;
-use fingerpost::chain::exchange::Exchange;
+use fingerpost::chain::deferred::Outcome;
+use fingerpost::chain::exchange::{Arrival, Exchange, Protocol};
 use fingerpost::chain::plugin::{Plugin, Step};
 use fingerpost::corefile::render::Color;
 use fingerpost::net::batch;
@@ -29,7 +30,7 @@ use fingerpost::server::process::Process;
 use fingerpost::telemetry::metrics::ServerMetrics;
 use fingerpost::wire::code::{Class, Rcode, RecordType};
 use fingerpost::wire::name::Name;
-use fingerpost::wire::record::Section;
+use fingerpost::wire::record::{Section, skip_name};
 use fingerpost::wire::writer::{Owner, SoaTimes};
 use fingerpost::zone::Zones;
 use fingerpost::zone::block::ServerBlock;
@@ -161,8 +162,9 @@ impl Bench {
         })
     }
 
-    /// Of what a Corefile of one listener says. Whatever it starts has the time that it asks for, and no more.
-    fn of_corefile(text: &str) -> Self {
+    /// Of what a Corefile of one listener says. Whatever it starts has the time that it asks for, and no more; the
+    /// names of `learned` are asked before the runtime goes, so that what has to be fetched has been.
+    fn of_corefile(text: &str, learned: &[&str]) -> Self {
         Self::new(|process| {
             let reading = Reading::of(Path::new("Corefile"), text.as_bytes(), 1053);
             assert_eq!(reading.refusal(Color::Never), None);
@@ -175,13 +177,20 @@ impl Bench {
                 }
             });
             let (_, zones) = generation.zones.pop_first().expect("one listener");
+            for name in learned {
+                let outcome = zones.answer(&query(name, RecordType::A), arrival(), &mut Vec::new());
+                if let Outcome::Deferred(deferred) = outcome {
+                    process.runtime.block_on(deferred.finish());
+                }
+            }
             zones
         })
     }
 
     fn new(build: impl FnOnce(&Arc<Process>) -> Arc<Zones>) -> Self {
         // The runtime is gone before the first query: whoever needs one will say so.
-        let runtime = tokio::runtime::Builder::new_current_thread()
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
             .enable_all()
             .build()
             .unwrap();
@@ -230,6 +239,34 @@ impl Bench {
         }
         all
     }
+}
+
+fn arrival() -> Arrival {
+    Arrival {
+        client: (Ipv4Addr::LOCALHOST, 5353).into(),
+        local: (Ipv4Addr::LOCALHOST, 53).into(),
+        protocol: Protocol::Udp,
+        received: Instant::now(),
+        alias_depth: 0,
+    }
+}
+
+/// Answers one query with one address, then is gone.
+fn upstream_of_one_query() -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let address = socket.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut message = [0; 512];
+        let (_, client) = socket.recv_from(&mut message).unwrap();
+        let question_end = skip_name(&message, 12).unwrap() + 4;
+        let mut reply = message[..question_end].to_vec();
+        reply[2..4].copy_from_slice(&[0x81, 0x80]);
+        reply[6..12].copy_from_slice(&[0, 1, 0, 0, 0, 0]);
+        reply.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 0, 0, 4, 192, 0, 2, 1]);
+        socket.send_to(&reply, client).unwrap();
+    });
+    address
 }
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -295,6 +332,7 @@ fn an_answer_from_a_hosts_file_allocates_nothing() {
                 2001:db8::1 web.example.org
             }
         }",
+        &[],
     );
     for (name, kind) in [
         ("Web.example.org", RecordType::A),
@@ -319,7 +357,7 @@ fn an_answer_about_a_cluster_allocates_nothing() {
         }}",
         manifests.display()
     );
-    let mut bench = Bench::of_corefile(&corefile);
+    let mut bench = Bench::of_corefile(&corefile, &[]);
     for (name, kind) in [
         ("Web.ns1.svc.cluster.local", RecordType::A),
         ("dual.ns1.svc.cluster.local", RecordType::AAAA),
@@ -346,4 +384,51 @@ fn an_answer_about_a_cluster_allocates_nothing() {
     ] {
         assert_eq!(bench.ask(name, kind, Rcode::NXDOMAIN), 0, "{name} {kind}");
     }
+}
+
+/// The configuration of most clusters, as far as it concerns queries that memory can answer.
+fn cluster_corefile(upstream: SocketAddr) -> String {
+    let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/example");
+    format!(
+        ". {{
+            errors
+            prometheus 127.0.0.1:0
+            kubernetes cluster.local in-addr.arpa ip6.arpa {{
+                manifests {}
+                pods insecure
+                fallthrough in-addr.arpa ip6.arpa
+            }}
+            cache 30
+            forward . {upstream}
+        }}",
+        manifests.display()
+    )
+}
+
+#[test]
+fn counting_and_passing_a_cache_on_the_way_to_the_cluster_allocate_nothing() {
+    let mut bench = Bench::of_corefile(&cluster_corefile(upstream_of_one_query()), &[]);
+    for (name, kind, rcode) in [
+        (
+            "Web-Service.default.svc.Cluster.Local",
+            RecordType::A,
+            Rcode::NOERROR,
+        ),
+        ("1.10.96.10.in-addr.arpa", RecordType::PTR, Rcode::NOERROR),
+        (
+            "www.example.org.default.svc.cluster.local",
+            RecordType::A,
+            Rcode::NXDOMAIN,
+        ),
+    ] {
+        assert_eq!(bench.ask(name, kind, rcode), 0, "{name} {kind}");
+    }
+}
+
+#[test]
+fn an_answer_from_the_cache_allocates_nothing() {
+    let name = "www.example.org";
+    let mut bench = Bench::of_corefile(&cluster_corefile(upstream_of_one_query()), &[name]);
+    // The upstream is gone, so every answer is the cache's.
+    assert_eq!(bench.ask(name, RecordType::A, Rcode::NOERROR), 0);
 }
