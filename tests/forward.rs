@@ -488,6 +488,23 @@ async fn a_hundred_identical_questions_are_one_query() {
     assert_eq!(bed.metric("fingerpost_forward_shared_total"), 99);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_questions_at_once_over_few_sockets_each_get_their_own_reply() {
+    let (upstream, bed) = one("read_timeout 4s").await;
+    for round in 0..20 {
+        let names: Vec<String> = (0..100)
+            .map(|turn| format!("ok-{round}-{turn}.fault.test"))
+            .collect();
+        let asks = names.iter().map(|name| bed.ask(name));
+        for reply in futures_util::future::join_all(asks).await {
+            assert_eq!(reply.number(), 1);
+        }
+    }
+    assert_eq!(upstream.seen().len(), 2000);
+    let sockets: BTreeSet<_> = upstream.seen().iter().map(|seen| seen.from).collect();
+    assert!(sockets.len() <= 64, "{}", sockets.len());
+}
+
 #[tokio::test]
 async fn questions_that_differ_in_do_are_two_queries() {
     let (upstream, bed) = one("read_timeout 20s").await;

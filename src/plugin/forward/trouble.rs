@@ -29,6 +29,9 @@ impl Trouble {
 
     /// What the system said, worded as Go words it: no capital, no number.
     pub(super) fn io(what: fmt::Arguments<'_>, error: &io::Error) -> Self {
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            return Self::network(format!("{what}: EOF"));
+        }
         let mut text = error.to_string();
         if let Some(end) = text.find(" (os error") {
             text.truncate(end);
@@ -52,5 +55,8 @@ mod tests {
             trouble.text,
             "dial tcp 192.0.2.1:53: connect: connection refused"
         );
+        let error = io::ErrorKind::UnexpectedEof.into();
+        let trouble = Trouble::io(format_args!("read tcp"), &error);
+        assert_eq!(trouble.text, "read tcp: EOF");
     }
 }
