@@ -58,6 +58,23 @@ fn immediate_answers_first_and_refreshes_then() {
 }
 
 #[test]
+fn a_stale_answer_says_so() {
+    let upstream = failing();
+    let bench = bench("cache {\n serve_stale\n}", &upstream);
+    let start = start();
+    let ask = |seconds| {
+        let mut ask = ask_at(start, seconds);
+        ask.edns = Some((1232, false));
+        bench.send(&ask).octets
+    };
+    ask(0);
+    // Option 15 of two octets: code 3 (RFC 8914, section 4.4).
+    let stale_answer = [0, 15, 0, 2, 0, 3];
+    assert!(!ask(9).ends_with(&stale_answer));
+    assert!(ask(20).ends_with(&stale_answer));
+}
+
+#[test]
 fn a_refresh_that_fails_leaves_the_entry_and_is_not_tried_again_at_once() {
     let upstream = failing();
     let bench = bench("cache {\n serve_stale 1h immediate 30s\n}", &upstream);
