@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::cluster::source::ApiSource;
 use crate::corefile::args::{Args, GoDuration, unknown_option};
 use crate::corefile::diagnostic::{Diagnostic, Span};
+use crate::corefile::key::parse_zone;
 use crate::corefile::tree::{Directive, Word};
 use crate::plugin::fallthrough::Fallthrough;
 use crate::plugin::kubernetes::{PodMode, SPEC, selector};
@@ -57,7 +58,7 @@ struct Pieces {
 pub(super) fn parse(context: &mut Context<'_>) -> Option<Box<dyn Config>> {
     let errors = context.faults.error_count();
     let directive = context.once();
-    let zones = context.zones_or_origins(&directive.args);
+    let zones = read_zones(directive, context);
     let mut config = KubernetesConfig {
         primary_zone: primary_zone(&zones, directive, context),
         zones,
@@ -82,6 +83,35 @@ pub(super) fn parse(context: &mut Context<'_>) -> Option<Box<dyn Config>> {
     pieces.check(config.endpoints, context);
     config.api = pieces.source();
     (context.faults.error_count() == errors).then(|| Box::new(config) as Box<dyn Config>)
+}
+
+/// The zones of the line, else those of the server block. CoreDNS leaves a word that is no zone out and says nothing
+/// (templates such as `{{ .ClusterDomain }}` live on that); we say so, and refuse a line that none is left of.
+fn read_zones(directive: &Directive, context: &mut Context<'_>) -> Vec<Name> {
+    if directive.args.is_empty() {
+        return context.origins();
+    }
+    let (mut zones, mut left_out) = (Vec::new(), Vec::new());
+    for word in &directive.args {
+        match parse_zone(word) {
+            Ok(more) => zones.extend(more),
+            Err(fault) => left_out.push(fault),
+        }
+    }
+    for fault in left_out {
+        let Diagnostic {
+            span,
+            message,
+            label,
+            ..
+        } = fault;
+        context.faults.push(if zones.is_empty() {
+            Diagnostic::error(span, message, label)
+        } else {
+            Diagnostic::warning(span, message, "this word is left out")
+        });
+    }
+    zones
 }
 
 /// The zone that PTR targets lie in: the first that is no reverse zone. `in-addr.arpa` itself is none to CoreDNS, so

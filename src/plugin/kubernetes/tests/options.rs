@@ -193,3 +193,15 @@ fn blocks_and_reloads_with_the_same_cluster_share_it() {
     assert!(Arc::ptr_eq(&first, &build("ttl 30")));
     assert!(!Arc::ptr_eq(&first, &build("pods verified")));
 }
+
+#[test]
+fn a_word_that_is_no_zone_is_left_out_unless_it_is_the_only_one() {
+    assert_eq!(
+        faults(&SPEC, "kubernetes .Domain cluster.local\n"),
+        ["warning: `.Domain` is not a zone @ .Domain"]
+    );
+    assert_eq!(
+        fault(&SPEC, "kubernetes .Domain\n"),
+        "`.Domain` is not a zone @ .Domain"
+    );
+}
