@@ -269,6 +269,7 @@ fn unknown_directive(directive: &Directive, block: &Block, corefile: &Corefile) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::corefile::diagnostic::Severity;
     use crate::corefile::parser::parse_text;
 
     fn faults_of(text: &str) -> Vec<(String, String, Option<String>)> {
@@ -348,5 +349,19 @@ mod tests {
             .filter_map(|spec| COREDNS_PLUGINS.iter().position(|&name| name == spec.name))
             .collect();
         assert!(places.is_sorted());
+    }
+
+    #[test]
+    fn a_word_that_is_no_zone_is_left_out_unless_nothing_is_left() {
+        let severities = |zones: &str| {
+            let (corefile, mut faults) = parse_text(&format!(". {{\n cache 30 {zones}\n}}"));
+            configure(&corefile, &mut faults);
+            faults
+                .iter()
+                .map(|fault| fault.severity)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(severities("a..b c.org"), [Severity::Warning]);
+        assert_eq!(severities("a..b .c"), [Severity::Error, Severity::Error]);
     }
 }

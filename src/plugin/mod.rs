@@ -85,8 +85,8 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::chain::plugin::Plugin;
-use crate::corefile::diagnostic::{Diagnostic, Faults};
-use crate::corefile::key::Key;
+use crate::corefile::diagnostic::{Diagnostic, Faults, Severity};
+use crate::corefile::key::{Key, parse_zone};
 use crate::corefile::tree::{Directive, Word};
 use crate::server::assembly::Assembly;
 use crate::wire::name::Name;
@@ -209,13 +209,25 @@ impl<'c> Context<'c> {
         }
     }
 
-    /// Zones from words, in lower case.
+    /// Zones from words, in lower case. A word that is no zone is left out with a warning, as CoreDNS leaves it out in
+    /// silence; it is an error if no zone is left.
     pub fn zones(&mut self, words: &[Word]) -> Vec<Name> {
-        words
-            .iter()
-            .filter_map(|word| self.faults.note(crate::corefile::key::parse_zone(word)))
-            .flatten()
-            .collect()
+        let mut zones = Vec::new();
+        let mut bad = Vec::new();
+        for word in words {
+            match parse_zone(word) {
+                Ok(named) => zones.extend(named),
+                Err(fault) => bad.push(fault),
+            }
+        }
+        for mut fault in bad {
+            if !zones.is_empty() {
+                fault.severity = Severity::Warning;
+                fault.label.push_str("; left out, as CoreDNS does");
+            }
+            self.faults.push(fault);
+        }
+        zones
     }
 }
 

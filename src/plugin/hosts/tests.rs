@@ -234,6 +234,10 @@ fn what_is_wrong_is_said_where_it_stands() {
     }
     assert_eq!(
         faults(&SPEC, "hosts /etc/hosts good.org b..ad"),
+        ["warning: `b..ad` is not a zone @ b..ad"]
+    );
+    assert_eq!(
+        faults(&SPEC, "hosts /etc/hosts b..ad"),
         ["error: `b..ad` is not a zone @ b..ad"]
     );
     assert_eq!(
