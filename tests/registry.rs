@@ -168,3 +168,40 @@ fn a_fault_is_found_by_what_looks_for_faults_here() {
         faults(". {\n    whoamy\n}\n").is_some_and(|text| text.contains("did you mean `whoami`?"))
     );
 }
+
+#[test]
+fn every_test_that_the_deviations_name_exists() {
+    let mut sources = String::new();
+    for folder in ["src", "tests"] {
+        append_sources(&root().join(folder), &mut sources);
+    }
+    let deviations = read(&root().join("docs/deviations.md"));
+    let named = deviations
+        .lines()
+        .filter_map(|line| line.strip_suffix(" |")?.rsplit(" | ").next())
+        .flat_map(|tests| tests.split('`').skip(1).step_by(2));
+    let mut count = 0;
+    for test in named {
+        let exists = if test.contains('/') {
+            ["", ".rs", ".corefile"]
+                .iter()
+                .any(|end| root().join(format!("{test}{end}")).exists())
+        } else {
+            sources.contains(&format!("fn {test}("))
+        };
+        assert!(exists, "docs/deviations.md names `{test}`");
+        count += 1;
+    }
+    assert!(count > 50, "the tables are read");
+}
+
+fn append_sources(folder: &Path, sources: &mut String) {
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            append_sources(&path, sources);
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            sources.push_str(&read(&path));
+        }
+    }
+}

@@ -4,7 +4,8 @@
 #[path = "support/program.rs"]
 mod program;
 
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 
 use hickory_proto::rr::RecordType::A;
@@ -164,4 +165,49 @@ fn root_is_where_relative_names_start_wherever_it_stands() {
     );
     let program = Program::start(&corefile);
     assert_eq!(program.ask("b.internal", A), ["10.0.0.2"]);
+}
+
+#[test]
+fn a_change_is_noticed_by_interval_before_and_after_a_signal() {
+    let watched = ONE_HOST.replace("hosts {", "reload 2s 0s\n    hosts {");
+    let program = Program::start(&watched);
+    program.rewrite(&watched.replace("10.0.0.1", "10.0.0.2"));
+    program.wait_for_answer("a.internal.", A, &["10.0.0.2"]);
+    program.rewrite(&watched.replace("10.0.0.1", "10.0.0.3"));
+    program.signal("USR1");
+    program.wait_for_answer("a.internal.", A, &["10.0.0.3"]);
+    program.rewrite(&watched.replace("10.0.0.1", "10.0.0.4"));
+    program.wait_for_answer("a.internal.", A, &["10.0.0.4"]);
+}
+
+#[test]
+fn through_the_lame_duck_time_it_answers_and_says_it_is_not_ready() {
+    let http = free_port();
+    let corefile = ONE_HOST.replace(
+        "hosts {",
+        &format!(
+            "health 127.0.0.1:{http} {{\n        lameduck 3s\n    }}\n    ready 127.0.0.1:{http}\n    hosts {{"
+        ),
+    );
+    let mut program = Program::start(&corefile);
+    assert!(get(http, "/ready").starts_with("HTTP/1.1 200"));
+    program.signal("TERM");
+    program.wait_for_output("Going into lameduck mode for 3s", 1);
+    assert!(get(http, "/ready").starts_with("HTTP/1.1 503"));
+    assert!(get(http, "/health").starts_with("HTTP/1.1 200"));
+    assert_eq!(program.ask("a.internal.", A), ["10.0.0.1"]);
+    assert_eq!(program.wait().code(), Some(0));
+}
+
+/// The whole answer to one HTTP request.
+fn get(port: u16, path: &str) -> String {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
