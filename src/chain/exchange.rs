@@ -195,6 +195,17 @@ impl<'e> Exchange<'e> {
         self.state.error = Some(error.into());
     }
 
+    /// What went wrong, in words for the log.
+    pub fn error(&self) -> Option<Cow<'_, str>> {
+        let error = self.state.error.as_deref()?;
+        if error != super::NO_NEXT_PLUGIN {
+            return Some(error.into());
+        }
+        // The plugin is named only here, where somebody reads it: failing allocates nothing.
+        let last = self.block.chain.names().last().unwrap_or_default();
+        Some(format!("plugin/{last}: {error}").into())
+    }
+
     /// The reply's limit in octets.
     pub fn limit(&self) -> usize {
         match self.state.arrival.protocol {

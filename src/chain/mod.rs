@@ -25,6 +25,9 @@ use crate::chain::exchange::Exchange;
 use crate::chain::plugin::{After, Pending, Plugin, Step};
 use crate::wire::code::Rcode;
 
+/// The error at the end of a chain. Log filters know these words.
+const NO_NEXT_PLUGIN: &str = "no next plugin found";
+
 /// The plugins of a server block, in the order of the registry.
 pub struct Chain {
     links: Box<[Arc<dyn Plugin>]>,
@@ -95,7 +98,7 @@ impl Chain {
             }
         }
         // REFUSED is for names that no block serves; a block that has no answer has failed.
-        exchange.fail(Rcode::SERVFAIL, "no next plugin found");
+        exchange.fail(Rcode::SERVFAIL, NO_NEXT_PLUGIN);
         Self::climb(exchange, chain.links.len(), floor)
     }
 

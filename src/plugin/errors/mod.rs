@@ -44,8 +44,8 @@ impl Plugin for Errors {
     }
 
     fn reply(&self, exchange: &mut Exchange<'_>) -> After {
-        if let Some(error) = &exchange.state.error {
-            self.report(exchange, error);
+        if let Some(error) = exchange.error() {
+            self.report(exchange, &error);
         }
         After::Done
     }

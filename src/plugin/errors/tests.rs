@@ -1,7 +1,7 @@
 //! Rules of `errors`, one test each.
 
 use crate::plugin::errors::SPEC;
-use crate::plugin::testing::{Bed, Below, ask, config, faults};
+use crate::plugin::testing::{Bed, Below, ask, config, faults, zones};
 use crate::telemetry::logging::captured;
 use crate::wire::code::{Rcode, RecordType};
 
@@ -15,6 +15,17 @@ fn an_error_is_one_line_with_rcode_name_and_type() {
         assert_eq!(ask(&zones, "Drop.TEST", RecordType::A), "SERVFAIL");
     });
     let line = format!("[ERROR] plugin/errors: 2 drop.test. A: {TIMEOUT}\n");
+    assert_eq!(text, line);
+}
+
+#[test]
+fn the_end_of_a_chain_names_the_plugin_that_passed_last() {
+    let mut bed = Bed::new();
+    let zones = zones(".", bed.build(&*config(&SPEC, "errors")).unwrap());
+    let text = captured(|| {
+        assert_eq!(ask(&zones, "a.org", RecordType::A), "SERVFAIL");
+    });
+    let line = "[ERROR] plugin/errors: 2 a.org. A: plugin/errors: no next plugin found\n";
     assert_eq!(text, line);
 }
 
