@@ -155,7 +155,6 @@ impl Bench {
                 origin: Name::from_text("cluster.local").unwrap(),
                 server: "dns://:53".into(),
                 chain: Chain::new(links),
-                serves_chaos: false,
             };
             let metrics = Arc::new(ServerMetrics::new(&process.metrics, "dns://:53"));
             Arc::new(Zones::new(vec![Arc::new(block)], metrics))

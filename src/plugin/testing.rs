@@ -160,7 +160,6 @@ pub(crate) fn zones(origin: &str, links: Vec<Arc<dyn Plugin>>) -> Arc<Zones> {
         origin: Name::from_text(origin).unwrap(),
         server: "dns://:53".into(),
         chain: Chain::new(links),
-        serves_chaos: false,
     });
     let metrics = crate::telemetry::metrics::Metrics::new();
     Arc::new(Zones::new(

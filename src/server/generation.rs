@@ -190,7 +190,6 @@ fn place_block(
                 origin: key.zone.clone(),
                 server: address.to_string().into(),
                 chain,
-                serves_chaos: false,
             };
             served.entry(address).or_default().push(Arc::new(block));
         }

@@ -13,6 +13,4 @@ pub struct ServerBlock {
     pub server: Arc<str>,
     /// The plugins.
     pub chain: Chain,
-    /// `chaos` is loaded, so class CH is served.
-    pub serves_chaos: bool,
 }

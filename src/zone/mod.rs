@@ -33,7 +33,6 @@ pub struct Zones {
     blocks: HashMap<Name, Vec<Arc<ServerBlock>>, foldhash::fast::RandomState>,
     /// The most octets that an origin has: longer suffixes need no look-up.
     origin_len_max: usize,
-    serves_chaos: bool,
     metrics: Arc<ServerMetrics>,
 }
 
@@ -43,12 +42,10 @@ impl Zones {
         let mut this = Self {
             blocks: HashMap::default(),
             origin_len_max: 1,
-            serves_chaos: false,
             metrics,
         };
         for block in blocks {
             this.origin_len_max = this.origin_len_max.max(block.origin.as_ref().len());
-            this.serves_chaos |= block.serves_chaos;
             this.blocks
                 .entry(block.origin.clone())
                 .or_default()
@@ -104,10 +101,9 @@ impl Zones {
             }
         };
         let qclass = query.qclass();
-        if qclass != Class::IN
-            && qclass != Class::ANY
-            && !(qclass == Class::CH && self.serves_chaos)
-        {
+        // All data is of class IN. Another class is not forwarded either: what an upstream says of itself in class CH is
+        // none of the client's business.
+        if qclass != Class::IN && qclass != Class::ANY {
             return self.refuse(&query, arrival, out, Rcode::REFUSED, None);
         }
         if query.edns().is_some_and(|edns| edns.version != 0) {

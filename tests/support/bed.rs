@@ -70,7 +70,6 @@ impl Bed {
                 origin: block.keys[0].zone.clone(),
                 server: Arc::clone(&server),
                 chain: Chain::new(links),
-                serves_chaos: false,
             }));
         }
         let metrics = Arc::new(ServerMetrics::new(&process.metrics, "dns://:53"));

@@ -59,7 +59,6 @@ impl Server {
                 origin: block.keys[0].zone.clone(),
                 server: Arc::clone(&server),
                 chain: Chain::new(links),
-                serves_chaos: false,
             }));
         }
         for task in plan.before_serving.drain(..) {

@@ -137,7 +137,6 @@ impl Server {
             chain: Chain::new(vec![Arc::new(Actor {
                 gate: Arc::clone(&gate),
             })]),
-            serves_chaos: false,
         };
         let zones = zones_of(&process, vec![Arc::new(block)]);
         let options = Options {

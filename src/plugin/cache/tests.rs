@@ -160,7 +160,7 @@ fn dnssec_ok_checking_disabled_type_and_class_have_entries_of_their_own() {
         let mut other_type = plain.clone();
         other_type.qtype = RecordType::ANY;
         let mut other_class = plain.clone();
-        other_class.qclass = 3;
+        other_class.qclass = 255;
         [plain, dnssec_ok, unchecked, other_type, other_class]
     };
     for (index, ask) in asks().iter().enumerate() {

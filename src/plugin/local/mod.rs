@@ -14,7 +14,7 @@ use crate::corefile::tree::Directive;
 use crate::plugin::{BuildError, Config, Context, OptionSpec, Spec};
 use crate::server::assembly::Assembly;
 use crate::telemetry::metrics::Families;
-use crate::wire::code::{Class, Rcode, RecordType};
+use crate::wire::code::{Rcode, RecordType};
 use crate::wire::name::{Name, NameRef};
 use crate::wire::record::Section;
 use crate::wire::writer::{Owner, SoaTimes};
@@ -126,9 +126,6 @@ impl Plugin for Local {
     }
 
     fn query(&self, exchange: &mut Exchange<'_>) -> Step {
-        if exchange.query.qclass() != Class::IN {
-            return Step::Next;
-        }
         let qname = exchange.qname();
         if self.is_localhost_by_affix(qname) {
             self.families.localhost_requests.inc();
@@ -228,7 +225,7 @@ impl Local {
 mod tests {
     use super::*;
     use crate::plugin::testing::Below;
-    use crate::plugin::testing::bench::{Bench, Link, fault};
+    use crate::plugin::testing::bench::{Ask, Bench, Link, fault};
 
     fn bench(text: &'static str) -> Bench {
         Bench::new(vec![
@@ -265,6 +262,15 @@ mod tests {
                 "the SOA hangs on the name itself"
             );
         }
+    }
+
+    #[test]
+    fn a_question_for_any_class_does_not_leave_either() {
+        let mut ask = Ask::new("localhost", RecordType::A);
+        ask.qclass = 255;
+        let reply = bench("local").send(&ask);
+        let v4 = answer("localhost. 604800 IN A 127.0.0.1");
+        assert_eq!((reply.rcode(), reply.records()), v4);
     }
 
     #[test]

@@ -97,7 +97,6 @@ impl Bench {
             origin: Name::root(),
             server,
             chain: Chain::new(chain),
-            serves_chaos: true,
         };
         Self {
             process: Arc::clone(process),

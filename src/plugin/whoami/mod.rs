@@ -91,6 +91,7 @@ impl Plugin for Whoami {
 mod tests {
     use super::*;
     use crate::plugin::testing::bench::{Ask, Bench, Link, fault};
+    use crate::wire::code::Rcode;
 
     fn bench() -> Bench {
         Bench::new(vec![Link::Corefile(&SPEC, "whoami")])
@@ -130,6 +131,22 @@ mod tests {
             bench().ask(&longest, RecordType::A).records(),
             [format!("additional {longest} 0 IN A 192.0.2.7")]
         );
+    }
+
+    #[test]
+    fn classes_other_than_in_and_any_are_refused_whatever_the_chain() {
+        for (qclass, expected) in [
+            (1, Rcode::NOERROR),
+            (255, Rcode::NOERROR),
+            (0, Rcode::REFUSED),
+            (3, Rcode::REFUSED),
+            (4, Rcode::REFUSED),
+            (254, Rcode::REFUSED),
+        ] {
+            let mut ask = Ask::new("version.bind", RecordType::TXT);
+            ask.qclass = qclass;
+            assert_eq!(bench().send(&ask).rcode(), expected, "class {qclass}");
+        }
     }
 
     #[test]
