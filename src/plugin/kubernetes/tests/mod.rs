@@ -181,6 +181,21 @@ fn until_the_first_lists_are_in_what_is_not_there_is_servfail() {
 }
 
 #[test]
+fn a_failure_before_the_first_lists_says_not_ready() {
+    let cluster = cluster(Vec::new());
+    let ask = || {
+        let mut ask = Ask::new("nope.shop.svc.cluster.local", RecordType::A);
+        ask.edns = Some((1232, false));
+        bench(vec![Arc::new(plugin(&cluster))]).send(&ask).octets
+    };
+    // Code 14 with its text (RFC 8914, section 4.15).
+    let not_ready = b"\x00\x0f\x00\x1f\x00\x0ethe cluster is not listed yet";
+    assert!(ask().ends_with(not_ready));
+    sync(&cluster, Vec::new());
+    assert!(!ask().ends_with(not_ready));
+}
+
+#[test]
 fn what_is_not_listed_yet_falls_through_all_the_same() {
     let reply = ask(
         falling_through(&cluster(Vec::new())),
