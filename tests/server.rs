@@ -129,12 +129,47 @@ fn a_broken_corefile_changes_nothing_but_the_log() {
     program.rewrite(".:PORT {\n    bind 127.0.0.1\n    whoamy\n}\n");
     program.signal("USR1");
     program.wait_for_output("unknown plugin `whoamy`", 1);
+    program.wait_for_output(
+        "[ERROR] plugin/reload: Corefile changed but reload failed",
+        1,
+    );
     assert_eq!(program.ask("a.internal.", A), ["10.0.0.1"]);
     program.rewrite(&ONE_HOST.replace("10.0.0.1", "10.0.0.3"));
     program.signal("USR1");
     program.wait_for_answer("a.internal.", A, &["10.0.0.3"]);
     program.signal("TERM");
     assert_eq!(program.wait().code(), Some(0));
+}
+
+#[test]
+fn a_corefile_that_became_empty_changes_nothing_but_the_log() {
+    let program = Program::start(ONE_HOST);
+    program.rewrite("# being written\n");
+    for times in 1..=2 {
+        program.signal("USR1");
+        program.wait_for_output("Restart failed: the Corefile has no server block", times);
+        assert_eq!(program.ask("a.internal.", A), ["10.0.0.1"]);
+    }
+    program.rewrite(&ONE_HOST.replace("10.0.0.1", "10.0.0.2"));
+    program.signal("USR1");
+    program.wait_for_answer("a.internal.", A, &["10.0.0.2"]);
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_reload_that_waits_for_an_api_server() {
+    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let endpoint = silent.local_addr().unwrap();
+    let mut program = Program::start(ONE_HOST);
+    program.rewrite(&format!(
+        ".:PORT {{\n    bind 127.0.0.1\n    kubernetes cluster.local {{\n        endpoint http://{endpoint}\n        \
+         startup_timeout 5m\n    }}\n}}\n"
+    ));
+    program.signal("USR1");
+    program.wait_for_output("Reloading", 2);
+    // It has asked, so it waits.
+    drop(silent.accept().unwrap());
+    program.signal("TERM");
+    assert_eq!(program.wait().code(), Some(0), "{}", program.output());
 }
 
 #[test]

@@ -38,6 +38,8 @@ pub struct Reading {
     pub sources: Sources,
     /// SHA-512 over its words, as CoreDNS computes it.
     pub hash: String,
+    /// The built-in one, since there was not a single block.
+    pub is_builtin: bool,
 }
 
 impl Reading {
@@ -46,9 +48,20 @@ impl Reading {
         let (corefile, faults) = parser::parse(path, text);
         // A file without a single block stands for the built-in one.
         if corefile.blocks.is_empty() && faults.worst() != Some(Severity::Error) {
-            return Self::of_tree(builtin(port), Faults::default());
+            return Self::builtin(port);
         }
         Self::of_tree(Corefile { port, ..corefile }, faults)
+    }
+
+    fn builtin(port: u16) -> Self {
+        let corefile = Corefile {
+            port,
+            ..Corefile::builtin()
+        };
+        Self {
+            is_builtin: true,
+            ..Self::of_tree(corefile, Faults::default())
+        }
     }
 
     fn of_tree(corefile: Corefile, mut faults: Faults) -> Self {
@@ -59,6 +72,7 @@ impl Reading {
             faults,
             sources: corefile.sources,
             hash,
+            is_builtin: false,
         }
     }
 
@@ -109,14 +123,7 @@ impl Loader {
                 .map(|text| Reading::of(path, &text, self.port))
                 .map_err(|error| format!("cannot read the Corefile `{}`: {error}", path.display())),
             Origin::Stdin(text) => Ok(Reading::of(Path::new("stdin"), text, self.port)),
-            Origin::BuiltIn => Ok(Reading::of_tree(builtin(self.port), Faults::default())),
+            Origin::BuiltIn => Ok(Reading::builtin(self.port)),
         }
-    }
-}
-
-fn builtin(port: u16) -> Corefile {
-    Corefile {
-        port,
-        ..Corefile::builtin()
     }
 }

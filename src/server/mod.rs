@@ -73,7 +73,7 @@ pub async fn run(options: Options) -> ExitCode {
         Ok(server) => {
             announce(&options, &server, &reading);
             write_pidfile(&options);
-            let code = shutdown::serve(server, loader, reading.hash, signals).await;
+            let code = shutdown::serve(server, loader, reading, signals).await;
             remove_pidfile(&options);
             code
         }

@@ -23,15 +23,18 @@ pub struct Watcher {
     loader: Loader,
     /// The hash of the last Corefile that was tried, good or bad: a bad one is not tried again until it changes.
     tried: String,
+    /// Whether the built-in Corefile is served.
+    serves_builtin: bool,
     metrics: Arc<ReloadMetrics>,
 }
 
 impl Watcher {
     /// Starts from the Corefile that is served.
-    pub fn new(loader: Loader, serving: String, server: &Server) -> Self {
+    pub fn new(loader: Loader, serving: Reading, server: &Server) -> Self {
         Self {
             loader,
-            tried: serving,
+            tried: serving.hash,
+            serves_builtin: serving.is_builtin,
             metrics: server.process().metrics.families::<ReloadMetrics>(),
         }
     }
@@ -66,6 +69,10 @@ impl Watcher {
         self.metrics.show_version(&reading.hash);
         let outcome = match reading.refusal(Color::Never) {
             Some(drawn) => Err((reading.first_fault().unwrap_or_default(), Some(drawn))),
+            // A file that is being written is empty for a moment. CoreDNS would answer for its client's address then.
+            None if reading.is_builtin && !self.serves_builtin => {
+                Err(("the Corefile has no server block".to_owned(), None))
+            }
             None => server
                 .reload(&reading)
                 .await
@@ -73,6 +80,7 @@ impl Watcher {
         };
         match outcome {
             Ok(()) => {
+                self.serves_builtin = reading.is_builtin;
                 if server.watches_corefile() {
                     announce_hash(&reading.hash);
                 }
@@ -84,7 +92,7 @@ impl Watcher {
                 for line in drawn.iter().flat_map(|drawn| drawn.lines()) {
                     tracing::error!(target: "plugin/reload", "{line}");
                 }
-                tracing::warn!(target: "plugin/reload", "Corefile changed but reload failed: the configuration from before serves on");
+                tracing::error!(target: "plugin/reload", "Corefile changed but reload failed: the configuration from before serves on");
             }
         }
     }

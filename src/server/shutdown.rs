@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
-use crate::server::loader::Loader;
+use crate::server::loader::{Loader, Reading};
 use crate::server::reload::{Cause, Watcher, interval_of};
 use crate::server::running::Server;
 
@@ -19,9 +19,14 @@ pub struct Signals {
 }
 
 enum Event {
-    Stop(&'static str),
-    Quit,
+    Stop(Stop),
     Look(Cause),
+}
+
+enum Stop {
+    /// Serve on through the lame duck time and answer what is in flight, after this log line.
+    InOrder(&'static str),
+    AtOnce,
 }
 
 impl Signals {
@@ -57,13 +62,23 @@ impl Signals {
             }
         };
         tokio::select! {
-            _ = self.interrupt.recv() => Event::Stop("SIGINT: Shutting down"),
-            _ = self.terminate.recv() => Event::Stop("SIGTERM: Shutting down servers then terminating"),
-            _ = self.quit.recv() => Event::Quit,
+            stop = stop(&mut self.interrupt, &mut self.terminate, &mut self.quit) => Event::Stop(stop),
             _ = self.user1.recv() => Event::Look(Cause::Signal("SIGUSR1")),
             _ = self.hangup.recv() => Event::Look(Cause::Signal("SIGHUP")),
             () = interval => Event::Look(Cause::Interval),
         }
+    }
+
+    async fn stop(&mut self) -> Stop {
+        stop(&mut self.interrupt, &mut self.terminate, &mut self.quit).await
+    }
+}
+
+async fn stop(interrupt: &mut Signal, terminate: &mut Signal, quit: &mut Signal) -> Stop {
+    tokio::select! {
+        _ = interrupt.recv() => Stop::InOrder("SIGINT: Shutting down"),
+        _ = terminate.recv() => Stop::InOrder("SIGTERM: Shutting down servers then terminating"),
+        _ = quit.recv() => Stop::AtOnce,
     }
 }
 
@@ -71,7 +86,7 @@ impl Signals {
 pub async fn serve(
     mut server: Server,
     loader: Loader,
-    serving: String,
+    serving: Reading,
     mut signals: Signals,
 ) -> ExitCode {
     let mut watcher = Watcher::new(loader, serving, &server);
@@ -81,22 +96,33 @@ pub async fn serve(
     loop {
         match signals.next(look_at).await {
             Event::Look(cause) => {
-                watcher.look(&mut server, cause).await;
+                // A reload may wait for an API server. Whoever wants us to stop does not wait for that.
+                let stop = tokio::select! {
+                    () = watcher.look(&mut server, cause) => None,
+                    stop = signals.stop() => Some(stop),
+                };
+                match stop {
+                    None => {}
+                    Some(Stop::AtOnce) => return ExitCode::SUCCESS,
+                    Some(Stop::InOrder(line)) => return stop_server(server, line, signals).await,
+                }
                 if server.reload_settings() != settings {
                     settings = server.reload_settings();
                     interval = settings.map(interval_of);
                 }
                 look_at = interval.map(|interval| Instant::now() + interval);
             }
-            Event::Quit => return ExitCode::SUCCESS,
-            Event::Stop(line) => {
-                tracing::info!("{line}");
-                return tokio::select! {
-                    () = server.stop() => ExitCode::SUCCESS,
-                    code = force_quit(signals) => code,
-                };
-            }
+            Event::Stop(Stop::AtOnce) => return ExitCode::SUCCESS,
+            Event::Stop(Stop::InOrder(line)) => return stop_server(server, line, signals).await,
         }
+    }
+}
+
+async fn stop_server(server: Server, line: &str, signals: Signals) -> ExitCode {
+    tracing::info!("{line}");
+    tokio::select! {
+        () = server.stop() => ExitCode::SUCCESS,
+        code = force_quit(signals) => code,
     }
 }
 
