@@ -127,3 +127,13 @@ fn the_answers_with_hidden_namespaces_are_those_of_coredns() {
 fn the_answers_without_empty_services_are_those_of_coredns() {
     compare("ignore-empty");
 }
+
+#[test]
+fn the_answers_with_selected_objects_are_those_of_coredns() {
+    compare("labels");
+}
+
+#[test]
+fn the_answers_with_selected_namespaces_are_those_of_coredns() {
+    compare("namespace-labels");
+}

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::cluster::decode::raw::{RawNamespace, RawPod, RawService, RawSlice};
+use crate::cluster::decode::raw::{AllLabels, Picked, ServiceName};
 use crate::cluster::objects::{Object, Resource, ServiceKind};
 
 /// Octets in a pod name from which on it is not used as a host name: it would not be one label.
@@ -86,21 +86,29 @@ impl<'de> DeserializeSeed<'de> for ObjectSeed {
     type Value = Object;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Object, D::Error> {
-        let object = match self.0 {
-            Resource::Namespaces => {
-                Object::Namespace(RawNamespace::deserialize(deserializer)?.metadata.into())
-            }
-            Resource::Services => Object::Service(RawService::deserialize(deserializer)?.into()),
-            Resource::EndpointSlices => {
-                Object::EndpointSlice(RawSlice::deserialize(deserializer)?.into())
-            }
-            Resource::Pods => Object::Pod(RawPod::deserialize(deserializer)?.into()),
-        };
-        if object.meta().name.is_empty() {
-            return Err(de::Error::custom("an object needs `metadata.name`"));
-        }
-        Ok(object)
+        let (object, _) = raw::object::<Picked<ServiceName>, D>(self.0, deserializer)?;
+        named(object)
     }
+}
+
+/// The same with the object's labels.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::cluster) struct LabeledSeed(pub(in crate::cluster) Resource);
+
+impl<'de> DeserializeSeed<'de> for LabeledSeed {
+    type Value = (Object, AllLabels);
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        let (object, labels) = raw::object::<AllLabels, D>(self.0, deserializer)?;
+        Ok((named(object)?, labels))
+    }
+}
+
+fn named<E: de::Error>(object: Object) -> Result<Object, E> {
+    if object.meta().name.is_empty() {
+        return Err(E::custom("an object needs `metadata.name`"));
+    }
+    Ok(object)
 }
 
 struct ListVisitor<'f> {

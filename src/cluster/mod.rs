@@ -23,6 +23,9 @@ pub mod trigger;
 /// Which API server, and how to reach it.
 pub mod source;
 
+/// Which objects are wanted, by their labels.
+pub mod selector;
+
 /// Objects out of JSON and YAML.
 pub mod decode;
 

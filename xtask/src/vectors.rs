@@ -11,7 +11,16 @@ use crate::server::{Running, answers, free_port};
 use crate::{paths, provision};
 
 /// The configurations of the conformance vectors that must not differ.
-const CONFORMING: &[&str] = &["default", "bare", "noendpoints"];
+const CONFORMING: &[&str] = &[
+    "default",
+    "bare",
+    "noendpoints",
+    "verified",
+    "namespaces",
+    "ignore-empty",
+    "labels",
+    "namespace-labels",
+];
 
 /// Builds the program as the tests use it.
 pub fn program() -> Result<PathBuf, String> {

@@ -1,5 +1,6 @@
 //! Objects as they are written, with the fields that are read and no others.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::net::IpAddr;
@@ -8,7 +9,39 @@ use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::{address, is_finished, is_target_name, service_kind};
-use crate::cluster::objects::{Endpoint, EndpointSlice, Meta, Pod, Port, Service};
+use crate::cluster::objects::{
+    Endpoint, EndpointSlice, Meta, Object, Pod, Port, Resource, Service,
+};
+
+/// Reads an object, and as much of its labels as is asked for.
+pub(super) fn object<'de, L: Labels, D: Deserializer<'de>>(
+    resource: Resource,
+    deserializer: D,
+) -> Result<(Object, L), D::Error> {
+    Ok(match resource {
+        Resource::Namespaces => {
+            let mut raw = RawNamespace::<L>::deserialize(deserializer)?;
+            let labels = std::mem::take(&mut raw.metadata.labels);
+            (Object::Namespace(raw.metadata.into()), labels)
+        }
+        Resource::Services => {
+            let mut raw = RawService::<L>::deserialize(deserializer)?;
+            let labels = std::mem::take(&mut raw.metadata.labels);
+            (Object::Service(raw.into()), labels)
+        }
+        Resource::EndpointSlices => {
+            let mut raw = RawSlice::<L>::deserialize(deserializer)?;
+            let mut labels = std::mem::take(&mut raw.metadata.labels);
+            let slice = raw.of_service(labels.service_name());
+            (Object::EndpointSlice(slice), labels)
+        }
+        Resource::Pods => {
+            let mut raw = RawPod::<L>::deserialize(deserializer)?;
+            let labels = std::mem::take(&mut raw.metadata.labels);
+            (Object::Pod(raw.into()), labels)
+        }
+    })
+}
 
 /// Go writes an empty slice, map or string as `null` as it likes.
 fn null_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
@@ -17,23 +50,44 @@ fn null_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
+/// What is kept of an object's labels while it is read.
+pub(super) trait Labels: Default + de::DeserializeOwned {
+    /// The Service that a slice belongs to.
+    fn service_name(&mut self) -> Option<Box<str>>;
+}
+
+/// All of them, for who has to hold a selector against them.
+pub(in crate::cluster) type AllLabels = BTreeMap<Box<str>, Option<Box<str>>>;
+
+impl Labels for AllLabels {
+    fn service_name(&mut self) -> Option<Box<str>> {
+        self.get(ServiceName::NAME)?.clone()
+    }
+}
+
+impl Labels for Picked<ServiceName> {
+    fn service_name(&mut self) -> Option<Box<str>> {
+        self.0.take()
+    }
+}
+
 #[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(super) struct RawMeta {
+#[serde(default, rename_all = "camelCase", bound = "L: Labels")]
+pub(super) struct RawMeta<L> {
     name: Box<str>,
     #[serde(deserialize_with = "null_default")]
     namespace: Box<str>,
     #[serde(deserialize_with = "null_default")]
     resource_version: Box<str>,
     #[serde(deserialize_with = "null_default")]
-    labels: Picked<ServiceName>,
+    labels: L,
     #[serde(deserialize_with = "null_default")]
     annotations: Picked<TriggerTime>,
     deletion_timestamp: Option<IgnoredAny>,
 }
 
-impl From<RawMeta> for Meta {
-    fn from(raw: RawMeta) -> Self {
+impl<L> From<RawMeta<L>> for Meta {
+    fn from(raw: RawMeta<L>) -> Self {
         Self {
             namespace: raw.namespace,
             name: raw.name,
@@ -47,7 +101,7 @@ trait Key {
     const NAME: &'static str;
 }
 
-struct ServiceName;
+pub(super) struct ServiceName;
 
 impl Key for ServiceName {
     const NAME: &'static str = "kubernetes.io/service-name";
@@ -60,7 +114,7 @@ impl Key for TriggerTime {
 }
 
 /// One entry of a map of texts; the others are skipped.
-struct Picked<K>(Option<Box<str>>, PhantomData<K>);
+pub(super) struct Picked<K>(Option<Box<str>>, PhantomData<K>);
 
 impl<K> Default for Picked<K> {
     fn default() -> Self {
@@ -117,13 +171,15 @@ impl<K: Key> Visitor<'_> for IsKey<K> {
 }
 
 #[derive(Deserialize)]
-pub(super) struct RawNamespace {
-    pub(super) metadata: RawMeta,
+#[serde(bound = "L: Labels")]
+struct RawNamespace<L> {
+    metadata: RawMeta<L>,
 }
 
 #[derive(Deserialize)]
-pub(super) struct RawService {
-    pub(super) metadata: RawMeta,
+#[serde(bound = "L: Labels")]
+struct RawService<L> {
+    metadata: RawMeta<L>,
     #[serde(default, deserialize_with = "null_default")]
     spec: RawServiceSpec,
 }
@@ -163,8 +219,8 @@ impl From<RawPort> for Port {
     }
 }
 
-impl From<RawService> for Service {
-    fn from(raw: RawService) -> Self {
+impl<L> From<RawService<L>> for Service {
+    fn from(raw: RawService<L>) -> Self {
         let spec = raw.spec;
         let mut ports: Vec<Port> = spec.ports.into_iter().map(Port::from).collect();
         for port in &mut ports {
@@ -186,22 +242,23 @@ impl From<RawService> for Service {
 }
 
 #[derive(Deserialize)]
-pub(super) struct RawSlice {
-    pub(super) metadata: RawMeta,
+#[serde(bound = "L: Labels")]
+struct RawSlice<L> {
+    metadata: RawMeta<L>,
     #[serde(default, deserialize_with = "null_default")]
     endpoints: Vec<RawEndpoint>,
     #[serde(default, deserialize_with = "null_default")]
     ports: Vec<RawPort>,
 }
 
-impl From<RawSlice> for EndpointSlice {
-    fn from(mut raw: RawSlice) -> Self {
-        Self {
-            service: raw.metadata.labels.0.take().unwrap_or_default(),
-            trigger_time: raw.metadata.annotations.0.take(),
-            meta: raw.metadata.into(),
-            ports: raw.ports.into_iter().map(Port::from).collect(),
-            endpoints: raw.endpoints.into_iter().map(Endpoint::from).collect(),
+impl<L> RawSlice<L> {
+    fn of_service(mut self, service: Option<Box<str>>) -> EndpointSlice {
+        EndpointSlice {
+            service: service.unwrap_or_default(),
+            trigger_time: self.metadata.annotations.0.take(),
+            meta: self.metadata.into(),
+            ports: self.ports.into_iter().map(Port::from).collect(),
+            endpoints: self.endpoints.into_iter().map(Endpoint::from).collect(),
         }
     }
 }
@@ -293,8 +350,9 @@ impl Visitor<'_> for AddressSeed {
 }
 
 #[derive(Deserialize)]
-pub(super) struct RawPod {
-    pub(super) metadata: RawMeta,
+#[serde(bound = "L: Labels")]
+struct RawPod<L> {
+    metadata: RawMeta<L>,
     #[serde(default, deserialize_with = "null_default")]
     status: RawPodStatus,
 }
@@ -308,8 +366,8 @@ struct RawPodStatus {
     pod_ip: Box<str>,
 }
 
-impl From<RawPod> for Pod {
-    fn from(raw: RawPod) -> Self {
+impl<L> From<RawPod<L>> for Pod {
+    fn from(raw: RawPod<L>) -> Self {
         Self {
             terminating: raw.metadata.deletion_timestamp.is_some(),
             finished: is_finished(&raw.status.phase),

@@ -8,13 +8,14 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::cluster::decode::{DecodeError, ObjectSeed};
+use crate::cluster::decode::{DecodeError, LabeledSeed, ObjectSeed};
+use crate::cluster::manifests::Filter;
 use crate::cluster::objects::{Object, Resource};
 
 /// What a text holds.
 pub(super) enum Event {
-    /// An object that DNS needs.
-    Object(Object),
+    /// An object that DNS needs, if its labels are those that are wanted.
+    Object { object: Object, wanted: bool },
     /// Something else.
     Ignored {
         api_version: Box<str>,
@@ -25,29 +26,33 @@ pub(super) enum Event {
 }
 
 /// Reads a whole text. Every document is tried, so all faults come out at once.
-pub(super) fn read(text: &str, is_json: bool, each: &mut dyn FnMut(Event)) {
+pub(super) fn read(text: &str, is_json: bool, filter: &Filter, each: &mut dyn FnMut(Event)) {
     if is_json {
-        if let Err(error) = read_json(text, each) {
+        if let Err(error) = read_json(text, filter, each) {
             each(Event::Fault(error));
         }
         return;
     }
     for (line, document) in documents(text) {
-        if let Err(mut error) = read_yaml(document, each) {
+        if let Err(mut error) = read_yaml(document, filter, each) {
             error.place = error.place.map(|(within, column)| (line + within, column));
             each(Event::Fault(error));
         }
     }
 }
 
-fn read_json(text: &str, each: &mut dyn FnMut(Event)) -> Result<(), DecodeError> {
+fn read_json(text: &str, filter: &Filter, each: &mut dyn FnMut(Event)) -> Result<(), DecodeError> {
     let outline: Outline = serde_json::from_str(text)?;
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    outline.seed(each)?.deserialize(&mut deserializer)?;
+    outline.seed(filter, each)?.deserialize(&mut deserializer)?;
     Ok(())
 }
 
-fn read_yaml(document: &str, each: &mut dyn FnMut(Event)) -> Result<(), DecodeError> {
+fn read_yaml(
+    document: &str,
+    filter: &Filter,
+    each: &mut dyn FnMut(Event),
+) -> Result<(), DecodeError> {
     let mut outline = None;
     let read = serde_saphyr::with_deserializer_from_str_with_options(
         document,
@@ -59,7 +64,7 @@ fn read_yaml(document: &str, each: &mut dyn FnMut(Event)) -> Result<(), DecodeEr
     );
     read.map_err(|error| yaml_error(&error))?;
     let seed = outline.unwrap_or_default();
-    let seed = seed.seed(each).map_err(|error| DecodeError {
+    let seed = seed.seed(filter, each).map_err(|error| DecodeError {
         place: Some((1, 1)),
         ..error
     })?;
@@ -151,7 +156,11 @@ impl Outline {
         }
     }
 
-    fn seed<'f>(self, each: &'f mut dyn FnMut(Event)) -> Result<DocumentSeed<'f>, DecodeError> {
+    fn seed<'f>(
+        self,
+        filter: &'f Filter,
+        each: &'f mut dyn FnMut(Event),
+    ) -> Result<DocumentSeed<'f>, DecodeError> {
         if self.kind.is_empty() || self.api_version.is_empty() {
             return Err(DecodeError {
                 place: None,
@@ -160,6 +169,7 @@ impl Outline {
         }
         Ok(DocumentSeed {
             outline: self,
+            filter,
             each,
         })
     }
@@ -294,6 +304,7 @@ impl<'de> Visitor<'de> for LooseVisitor {
 /// Reads what an outline promises.
 struct DocumentSeed<'f> {
     outline: Outline,
+    filter: &'f Filter,
     each: &'f mut dyn FnMut(Event),
 }
 
@@ -302,8 +313,17 @@ impl<'de> DeserializeSeed<'de> for DocumentSeed<'_> {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         if let Some(resource) = self.outline.resource() {
-            let object = ObjectSeed(resource).deserialize(deserializer)?;
-            (self.each)(Event::Object(object));
+            let selector = self.filter.of(resource);
+            let (object, wanted) = if selector.takes_all() {
+                (ObjectSeed(resource).deserialize(deserializer)?, true)
+            } else {
+                let (object, labels) = LabeledSeed(resource).deserialize(deserializer)?;
+                // A label of `null` is an empty one to the API server.
+                let label = |key: &str| labels.get(key).map(|text| text.as_deref().unwrap_or(""));
+                let wanted = selector.takes(label);
+                (object, wanted)
+            };
+            (self.each)(Event::Object { object, wanted });
             return Ok(());
         }
         if self.outline.kind.ends_with("List") {
@@ -370,11 +390,12 @@ impl<'de> Visitor<'de> for ItemsSeed<'_, '_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
         for index in 0.. {
             let outline = self.0.outline.item(index);
-            let each = &mut *self.0.each;
-            if items
-                .next_element_seed(DocumentSeed { outline, each })?
-                .is_none()
-            {
+            let item = DocumentSeed {
+                outline,
+                filter: self.0.filter,
+                each: &mut *self.0.each,
+            };
+            if items.next_element_seed(item)?.is_none() {
                 break;
             }
         }

@@ -11,7 +11,7 @@
 
 mod document;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +24,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::cluster::ObjectSink;
 use crate::cluster::decode::DecodeError;
 use crate::cluster::objects::{Meta, Object, Resource};
+use crate::cluster::selector::Selector;
 
 /// Octets that one file may have.
 pub const FILE_SIZE_MAX: u64 = 64 << 20;
@@ -66,21 +67,65 @@ impl fmt::Display for FileFault {
     }
 }
 
+/// Which objects are wanted, by their labels: what the API server would be asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// `labels`: which Services, EndpointSlices and Pods.
+    pub labels: Selector,
+    /// `namespace_labels`: which Namespaces.
+    pub namespace_labels: Selector,
+}
+
+impl Filter {
+    fn of(&self, resource: Resource) -> &Selector {
+        match resource {
+            Resource::Namespaces => &self.namespace_labels,
+            Resource::Services | Resource::EndpointSlices | Resource::Pods => &self.labels,
+        }
+    }
+}
+
+/// What files hold.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// The objects that are wanted, Namespaces aside.
+    objects: Vec<Object>,
+    /// Every namespace there is. If it has an object of its own: whether that is wanted.
+    namespaces: BTreeMap<Box<str>, Option<bool>>,
+}
+
+impl Contents {
+    fn add(&mut self, object: Object, wanted: bool) {
+        if let Object::Namespace(meta) = object {
+            self.namespaces.insert(meta.name, Some(wanted));
+            return;
+        }
+        // An object that is not wanted shows all the same that its namespace exists.
+        let namespace = &object.meta().namespace;
+        if !self.namespaces.contains_key(namespace) {
+            self.namespaces.insert(namespace.clone(), None);
+        }
+        if wanted {
+            self.objects.push(object);
+        }
+    }
+}
+
 /// Reads all objects of these files and folders, in order. Either everything is good, or all faults come back.
-pub fn load(paths: &[PathBuf]) -> Result<Vec<Object>, Vec<FileFault>> {
-    let (mut objects, mut faults) = (Vec::new(), Vec::new());
+pub fn load(paths: &[PathBuf], filter: &Filter) -> Result<Contents, Vec<FileFault>> {
+    let (mut contents, mut faults) = (Contents::default(), Vec::new());
     for path in paths {
         match files_of(path) {
             Ok(files) => {
                 for file in files {
-                    load_file(&file, &mut objects, &mut faults);
+                    load_file(&file, filter, &mut contents, &mut faults);
                 }
             }
             Err(fault) => faults.push(fault),
         }
     }
     if faults.is_empty() {
-        Ok(objects)
+        Ok(contents)
     } else {
         Err(faults)
     }
@@ -116,14 +161,14 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>, FileFault> {
     Ok(files)
 }
 
-fn load_file(path: &Path, objects: &mut Vec<Object>, faults: &mut Vec<FileFault>) {
+fn load_file(path: &Path, filter: &Filter, contents: &mut Contents, faults: &mut Vec<FileFault>) {
     let text = match read(path) {
         Ok(text) => text,
         Err(fault) => return faults.push(fault),
     };
     let is_json = path.extension().is_some_and(|end| end == "json");
-    document::read(&text, is_json, &mut |event| match event {
-        document::Event::Object(object) => objects.push(placed(object)),
+    document::read(&text, is_json, filter, &mut |event| match event {
+        document::Event::Object { object, wanted } => contents.add(placed(object), wanted),
         document::Event::Ignored { api_version, kind } => {
             tracing::debug!(target: "plugin/kubernetes", "`{}`: `{api_version}` `{kind}` is not looked at", path.display());
         }
@@ -168,27 +213,21 @@ fn placed(mut object: Object) -> Object {
 }
 
 /// Hands a whole cluster over as one list per resource.
-fn feed(objects: Vec<Object>, wanted: &[Resource], sink: &dyn ObjectSink) {
-    let mut namespaces = BTreeSet::new();
+fn feed(contents: Contents, filter: &Filter, wanted: &[Resource], sink: &dyn ObjectSink) {
     let mut by_resource: [Vec<Object>; 4] = Default::default();
-    for object in objects {
-        let meta = object.meta();
-        let namespace = match object.resource() {
-            Resource::Namespaces => &meta.name,
-            _ => &meta.namespace,
-        };
-        namespaces.insert(namespace.clone());
-        if object.resource() != Resource::Namespaces {
-            by_resource[object.resource() as usize].push(object);
-        }
+    for object in contents.objects {
+        by_resource[object.resource() as usize].push(object);
     }
+    // A namespace that objects imply has no labels, so that it only passes what asks for none.
+    let implied = filter.namespace_labels.takes(|_| None);
     let namespace = |name| Meta {
         name,
         ..Meta::default()
     };
+    let namespaces = contents.namespaces.into_iter();
     by_resource[Resource::Namespaces as usize] = namespaces
-        .into_iter()
-        .map(|name| Object::Namespace(namespace(name)))
+        .filter(|(_, listed)| listed.unwrap_or(implied))
+        .map(|(name, _)| Object::Namespace(namespace(name)))
         .collect();
     for &resource in wanted {
         sink.list_started(resource);
@@ -209,6 +248,7 @@ pub struct Manifests {
 /// the last good state stays.
 pub fn start(
     paths: Vec<PathBuf>,
+    filter: Filter,
     wanted: &[Resource],
     sink: Arc<dyn ObjectSink>,
     runtime: &tokio::runtime::Handle,
@@ -216,13 +256,13 @@ pub fn start(
     // Watched before they are read, so that no change falls between.
     let changed = Arc::new(Notify::new());
     let watcher = watch(&paths, Arc::clone(&changed))?;
-    feed(load(&paths)?, wanted, &*sink);
+    feed(load(&paths, &filter)?, &filter, wanted, &*sink);
     let stop = CancellationToken::new();
     let (stopped, wanted) = (stop.clone(), wanted.to_vec());
     runtime.spawn(async move {
         tokio::select! {
             () = stopped.cancelled() => {}
-            () = follow(paths, wanted, sink, changed) => {}
+            () = follow(paths, filter, wanted, sink, changed) => {}
         }
     });
     Ok(Manifests {
@@ -266,22 +306,23 @@ fn watch(
 
 async fn follow(
     paths: Vec<PathBuf>,
+    filter: Filter,
     wanted: Vec<Resource>,
     sink: Arc<dyn ObjectSink>,
     changed: Arc<Notify>,
 ) {
-    let paths = Arc::new(paths);
+    let files = Arc::new((paths, filter));
     loop {
         changed.notified().await;
         while tokio::time::timeout(QUIET, changed.notified())
             .await
             .is_ok()
         {}
-        let (paths, wanted, sink) = (Arc::clone(&paths), wanted.clone(), Arc::clone(&sink));
+        let (files, wanted, sink) = (Arc::clone(&files), wanted.clone(), Arc::clone(&sink));
         // Large files are read apart from the threads that everything else waits on.
-        let loaded = tokio::task::spawn_blocking(move || match load(&paths) {
-            Ok(objects) => {
-                feed(objects, &wanted, &*sink);
+        let loaded = tokio::task::spawn_blocking(move || match load(&files.0, &files.1) {
+            Ok(contents) => {
+                feed(contents, &files.1, &wanted, &*sink);
                 tracing::info!(target: "plugin/kubernetes", "manifests changed and were read again");
             }
             Err(faults) => {

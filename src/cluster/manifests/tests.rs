@@ -8,17 +8,22 @@ use super::*;
 /// The objects of a text as `kind namespace/name`, and its faults.
 fn read_text(text: &str, is_json: bool) -> (Vec<String>, Vec<String>) {
     let (mut objects, mut faults) = (Vec::new(), Vec::new());
-    document::read(text, is_json, &mut |event| match event {
-        document::Event::Object(object) => {
-            let object = placed(object);
-            let (meta, resource) = (object.meta(), object.resource());
-            objects.push(format!("{resource:?} {}/{}", meta.namespace, meta.name));
-        }
-        document::Event::Ignored { api_version, kind } => {
-            objects.push(format!("ignored {api_version} {kind}"))
-        }
-        document::Event::Fault(error) => faults.push(error.to_string()),
-    });
+    document::read(
+        text,
+        is_json,
+        &Filter::default(),
+        &mut |event| match event {
+            document::Event::Object { object, .. } => {
+                let object = placed(object);
+                let (meta, resource) = (object.meta(), object.resource());
+                objects.push(format!("{resource:?} {}/{}", meta.namespace, meta.name));
+            }
+            document::Event::Ignored { api_version, kind } => {
+                objects.push(format!("ignored {api_version} {kind}"))
+            }
+            document::Event::Fault(error) => faults.push(error.to_string()),
+        },
+    );
     (objects, faults)
 }
 
@@ -127,17 +132,23 @@ impl ObjectSink for Heard {
     fn deleted(&self, _: Resource, _: &str, _: &str) {}
 }
 
+/// The Namespaces and Services of a folder.
+fn lists(folder: &Path, filter: &Filter) -> Vec<String> {
+    let heard = Heard::default();
+    let contents = load(&[folder.to_owned()], filter).expect("good files");
+    let wanted = [Resource::Namespaces, Resource::Services];
+    feed(contents, filter, &wanted, &heard);
+    heard.take()
+}
+
 #[test]
 fn namespaces_are_implied_by_their_objects() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("a.yaml"), SERVICE).expect("written");
     std::fs::write(folder.path().join(".hidden.yaml"), "nonsense").expect("written");
     std::fs::write(folder.path().join("notes.txt"), "nonsense").expect("written");
-    let heard = Heard::default();
-    let objects = load(&[folder.path().to_owned()]).expect("good files");
-    feed(objects, &[Resource::Namespaces, Resource::Services], &heard);
     assert_eq!(
-        heard.take(),
+        lists(folder.path(), &Filter::default()),
         [
             "start Namespaces",
             "shop",
@@ -149,11 +160,94 @@ fn namespaces_are_implied_by_their_objects() {
     );
 }
 
+fn filter(labels: &str, namespace_labels: &str) -> Filter {
+    let selector = |text| Selector::parse(text).expect("a selector");
+    Filter {
+        labels: selector(labels),
+        namespace_labels: selector(namespace_labels),
+    }
+}
+
+/// A list of the one resource's names, out of all that was heard.
+fn listed(heard: &[String], resource: &str) -> Vec<String> {
+    let after = heard
+        .iter()
+        .skip_while(|line| **line != format!("start {resource}"));
+    let names = after.skip(1).take_while(|line| !line.starts_with("end "));
+    names.cloned().collect()
+}
+
+#[test]
+fn labels_choose_objects_and_leave_their_namespaces_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = "apiVersion: v1\nkind: List\nitems:\n\
+                - {apiVersion: v1, kind: Service, metadata: {name: blue, namespace: a, labels: {color: blue}}}\n\
+                - {apiVersion: v1, kind: Service, metadata: {name: none, namespace: b, labels: null}}\n\
+                - {apiVersion: v1, kind: Service, metadata: {name: flag, namespace: c, labels: {color: null}}}\n";
+    std::fs::write(folder.path().join("a.yaml"), text).expect("written");
+    for (labels, services) in [
+        ("color=blue", vec!["blue"]),
+        ("color!=blue", vec!["none", "flag"]),
+        ("color", vec!["blue", "flag"]),
+        ("!color", vec!["none"]),
+        ("color=", vec!["flag"]),
+        ("", vec!["blue", "none", "flag"]),
+    ] {
+        let heard = lists(folder.path(), &filter(labels, ""));
+        assert_eq!(listed(&heard, "Services"), services, "{labels}");
+        assert_eq!(listed(&heard, "Namespaces"), ["a", "b", "c"], "{labels}");
+    }
+}
+
+#[test]
+fn a_slice_keeps_its_service_where_labels_are_looked_at() {
+    let text = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: web-1, namespace: shop, \
+                labels: {color: blue, kubernetes.io/service-name: web}}\nendpoints: []\n";
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("a.yaml"), text).expect("written");
+    let contents = load(&[folder.path().to_owned()], &filter("color in (blue)", ""));
+    let contents = contents.expect("a good file");
+    let services: Vec<&str> = contents
+        .objects
+        .iter()
+        .map(|object| match object {
+            Object::EndpointSlice(slice) => &*slice.service,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(services, ["web"]);
+}
+
+/// A Namespace that no file lists has no labels, so what asks for one hides it.
+#[test]
+fn namespace_labels_choose_namespaces_whether_listed_or_implied() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = format!(
+        "{SERVICE}---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: gold, labels: {{tier: gold}}}}\n---\n\
+         apiVersion: v1\nkind: Namespace\nmetadata: {{name: lead, labels: {{tier: lead}}}}\n---\n{}",
+        SERVICE.replace("namespace: shop", "namespace: lead")
+    );
+    std::fs::write(folder.path().join("a.yaml"), text).expect("written");
+    for (labels, namespaces) in [
+        ("tier=gold", vec!["gold"]),
+        ("tier!=gold", vec!["lead", "shop"]),
+        ("!tier", vec!["shop"]),
+        ("tier", vec!["gold", "lead"]),
+        ("", vec!["gold", "lead", "shop"]),
+    ] {
+        let heard = lists(folder.path(), &filter("", labels));
+        assert_eq!(listed(&heard, "Namespaces"), namespaces, "{labels}");
+        // What lies in a hidden namespace is read all the same, as from an API server.
+        assert_eq!(listed(&heard, "Services"), ["web", "web"], "{labels}");
+    }
+}
+
 #[test]
 fn what_cannot_be_read_is_said_with_its_path() {
     let folder = tempfile::tempdir().expect("a folder");
     let missing = folder.path().join("missing.yaml");
-    let faults = load(std::slice::from_ref(&missing)).expect_err("it is missing");
+    let faults =
+        load(std::slice::from_ref(&missing), &Filter::default()).expect_err("it is missing");
     assert!(
         faults[0]
             .to_string()
@@ -161,13 +255,16 @@ fn what_cannot_be_read_is_said_with_its_path() {
     );
     let binary = folder.path().join("b.yaml");
     std::fs::write(&binary, [0xff, 0xfe, 0xff]).expect("written");
-    let faults = load(std::slice::from_ref(&binary)).expect_err("it is no text");
+    let faults =
+        load(std::slice::from_ref(&binary), &Filter::default()).expect_err("it is no text");
     assert_eq!(
         faults[0].to_string(),
         format!("{}: not UTF-8", binary.display())
     );
     std::fs::write(&binary, "kind: [").expect("written");
-    let fault = load(std::slice::from_ref(&binary)).expect_err("it is no YAML")[0].to_string();
+    let fault = load(std::slice::from_ref(&binary), &Filter::default()).expect_err("it is no YAML")
+        [0]
+    .to_string();
     assert!(
         fault.starts_with(&format!("{}:1:", binary.display())),
         "{fault}"
@@ -194,8 +291,14 @@ async fn a_change_is_served_and_a_bad_file_changes_nothing() {
     ));
     let sink: Arc<dyn ObjectSink> = cluster.clone();
     let runtime = tokio::runtime::Handle::current();
-    let manifests = start(vec![path.clone()], cluster.wanted(), sink, &runtime)
-        .map_err(|faults| faults[0].to_string());
+    let manifests = start(
+        vec![path.clone()],
+        Filter::default(),
+        cluster.wanted(),
+        sink,
+        &runtime,
+    )
+    .map_err(|faults| faults[0].to_string());
     let _manifests = manifests.expect("a good file");
     assert!(cluster.synced());
     let has = |labels: &[u8]| cluster.table.service(labels).is_some();
@@ -222,6 +325,7 @@ async fn a_bad_file_at_start_is_an_error() {
     let runtime = tokio::runtime::Handle::current();
     let started = start(
         vec![path],
+        Filter::default(),
         &[Resource::Services],
         Arc::new(Heard::default()),
         &runtime,

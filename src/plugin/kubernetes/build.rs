@@ -152,7 +152,11 @@ impl KubernetesConfig {
             self.watch_api(root, sink, process)?
         } else {
             let paths = self.manifests.iter().map(|path| root.join(path)).collect();
-            let started = manifests::start(paths, cluster.wanted(), sink, &process.runtime);
+            let filter = manifests::Filter {
+                labels: self.labels.clone().unwrap_or_default(),
+                namespace_labels: self.namespace_labels.clone().unwrap_or_default(),
+            };
+            let started = manifests::start(paths, filter, cluster.wanted(), sink, &process.runtime);
             Arc::new(started.map_err(|faults| {
                 let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
                 BuildError(lines.join("; "))
@@ -168,6 +172,7 @@ impl KubernetesConfig {
         sink: Arc<dyn ObjectSink>,
         process: &Arc<Process>,
     ) -> Result<Arc<dyn Any + Send + Sync>, BuildError> {
+        use crate::cluster::selector::Selector;
         use crate::cluster::source::ApiSource;
         use crate::cluster::watch;
         let mut source = self.api.clone();
@@ -182,10 +187,11 @@ impl KubernetesConfig {
             }
             ApiSource::Endpoint { .. } | ApiSource::Default => {}
         }
+        let text = |selector: &Option<Selector>| selector.as_ref().map(|one| one.text().to_owned());
         let plan = watch::WatchPlan {
             resources: self.resources(),
-            label_selector: self.labels.clone(),
-            namespace_label_selector: self.namespace_labels.clone(),
+            label_selector: text(&self.labels),
+            namespace_label_selector: text(&self.namespace_labels),
         };
         Ok(watch::start(source, plan, sink, process)?)
     }

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::cluster::selector::Selector;
 use crate::cluster::source::ApiSource;
 use crate::corefile::args::{Args, GoDuration, unknown_option};
 use crate::corefile::diagnostic::{Diagnostic, Span};
 use crate::corefile::key::parse_zone;
 use crate::corefile::tree::{Directive, Word};
 use crate::plugin::fallthrough::Fallthrough;
-use crate::plugin::kubernetes::{PodMode, SPEC, selector};
+use crate::plugin::kubernetes::{PodMode, SPEC};
 use crate::plugin::{Config, Context};
 use crate::wire::name::Name;
 
@@ -30,8 +31,8 @@ pub(super) struct KubernetesConfig {
     pub(super) manifests: Vec<PathBuf>,
     pub(super) api: ApiSource,
     pub(super) namespaces: Option<Vec<String>>,
-    pub(super) namespace_labels: Option<String>,
-    pub(super) labels: Option<String>,
+    pub(super) namespace_labels: Option<Selector>,
+    pub(super) labels: Option<Selector>,
     pub(super) pods: PodMode,
     pub(super) endpoint_pod_names: bool,
     pub(super) endpoints: bool,
@@ -51,7 +52,6 @@ struct Pieces {
     manifests: Option<Span>,
     namespaces: Option<Span>,
     namespace_labels: Option<Span>,
-    selectors: Vec<Span>,
     zonal: Option<Span>,
 }
 
@@ -176,11 +176,9 @@ impl KubernetesConfig {
             "namespace_labels" => {
                 self.namespace_labels = Some(read_selector(option, &mut args)?);
                 pieces.namespace_labels = Some(span);
-                pieces.selectors.push(span);
             }
             "labels" => {
                 self.labels = Some(read_selector(option, &mut args)?);
-                pieces.selectors.push(span);
             }
             "pods" => self.pods = read_pods(&mut args)?,
             "endpoint_pod_names" => self.endpoint_pod_names = true,
@@ -308,12 +306,6 @@ impl Pieces {
             self.api.and(self.manifests),
             "`manifests` and an API server",
         );
-        for &span in self.selectors.iter().filter(|_| self.manifests.is_some()) {
-            faults.push(Diagnostic::not_built(
-                span,
-                "a label selector on `manifests`",
-            ));
-        }
         if let (Some((_, span)), None) = (&self.tls, &self.endpoint) {
             let fault = Diagnostic::warning(
                 *span,
@@ -347,22 +339,18 @@ fn warn_of_rest(args: &mut Args<'_>, context: &mut Context<'_>) {
     }
 }
 
-fn read_selector(option: &Directive, args: &mut Args<'_>) -> Result<String, Diagnostic> {
+fn read_selector(option: &Directive, args: &mut Args<'_>) -> Result<Selector, Diagnostic> {
     args.take("a label selector such as app=web")?;
     args.rest();
     let words: Vec<&str> = option.args.iter().map(|word| word.text.as_str()).collect();
     let text = words.join(" ");
-    match selector::check(&text) {
-        Ok(()) => Ok(text),
-        Err(why) => {
-            let message = format!("`{text}` is not a label selector: {why}");
-            Err(Diagnostic::error(
-                option.span(),
-                message,
-                "expected a label selector such as app=web",
-            ))
-        }
-    }
+    Selector::parse(&text).map_err(|why| {
+        Diagnostic::error(
+            option.span(),
+            format!("`{text}` is not a label selector: {why}"),
+            "expected a label selector such as app=web",
+        )
+    })
 }
 
 fn read_pods(args: &mut Args<'_>) -> Result<PodMode, Diagnostic> {

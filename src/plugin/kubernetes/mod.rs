@@ -18,7 +18,6 @@ mod name;
 mod nameserver;
 mod option;
 mod reverse;
-mod selector;
 mod service;
 
 #[cfg(test)]

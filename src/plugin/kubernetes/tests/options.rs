@@ -131,6 +131,7 @@ fn what_means_nothing_is_a_warning() {
         "namespaces NS1",
         "startup_timeout 0",
         "labels a",
+        "manifests a\nlabels b\nnamespace_labels c",
         "endpoint https://a\ntls a b c",
     ] {
         assert_eq!(config_faults(body), Vec::<String>::new(), "{body}");
@@ -151,7 +152,6 @@ fn what_a_later_version_does_is_named() {
             "apiserver_max_inflight 5",
             "`kubernetes` option `apiserver_max_inflight`",
         ),
-        ("manifests a\nlabels b", "a label selector on `manifests`"),
     ] {
         let faults = config_faults(body);
         assert!(
