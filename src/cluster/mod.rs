@@ -15,6 +15,8 @@ pub mod objects;
 /// The readers' side: views by name, services by address; no lock.
 pub mod table;
 
+mod addresses;
+
 mod store;
 
 /// What a change was caused by, and when.

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 
+use crate::cluster::addresses::Addresses;
 use crate::cluster::objects::Port;
 use crate::wire::name::Name;
 
@@ -28,7 +29,7 @@ pub(in crate::cluster) type Map<K, V> = papaya::HashMap<K, V, State>;
 #[derive(Default)]
 pub struct Table {
     pub(in crate::cluster) services: Map<Box<[u8]>, Arc<Slot>>,
-    pub(in crate::cluster) addresses: Map<IpAddr, Owners>,
+    pub(in crate::cluster) addresses: Addresses,
     pub(in crate::cluster) namespaces: Map<Box<[u8]>, ()>,
     pub(in crate::cluster) pods: Map<IpAddr, Arc<[PodPlace]>>,
 }
@@ -277,22 +278,6 @@ fn places<A: PartialEq + Copy>(addresses: &[A], wanted: A) -> impl Iterator<Item
     equal.map(|(index, _)| index)
 }
 
-/// The Services that an address belongs to, as their own or behind them. Mostly one.
-#[derive(Clone)]
-pub(in crate::cluster) enum Owners {
-    One(Arc<Slot>),
-    Many(Box<[Arc<Slot>]>),
-}
-
-impl Owners {
-    pub(in crate::cluster) fn as_slice(&self) -> &[Arc<Slot>] {
-        match self {
-            Self::One(slot) => std::slice::from_ref(slot),
-            Self::Many(slots) => slots,
-        }
-    }
-}
-
 /// A namespace that has Pods of some address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodPlace {
@@ -310,13 +295,7 @@ impl Table {
 
     /// Looks at the Services that an address belongs to; none, mostly one, or several.
     pub fn with_owners<R>(&self, address: IpAddr, look: impl FnOnce(&[Arc<Slot>]) -> R) -> R {
-        let addresses = self.addresses.pin();
-        look(
-            addresses
-                .get(&address)
-                .map(Owners::as_slice)
-                .unwrap_or_default(),
-        )
+        self.addresses.with(address, look)
     }
 
     /// Whether a namespace exists: its label in lower case, with its length.

@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 
 use super::{Key, Seen, Trigger, label};
 use crate::cluster::objects::{EndpointSlice, Port, ServiceKind};
-use crate::cluster::table::{Alias, Owners, ServiceView, SliceView, Slot, Table, ViewKind};
+use crate::cluster::table::{Alias, ServiceView, SliceView, Slot, Table, ViewKind};
 use crate::wire::name::Name;
 
 /// All that is known of one Service, or of slices without one.
@@ -114,19 +114,13 @@ impl ServiceRecord {
     }
 
     fn add_address(&mut self, address: IpAddr, table: &Table) {
-        let addresses = table.addresses.pin();
-        let owners = addresses
-            .get(&address)
-            .map(Owners::as_slice)
-            .unwrap_or_default();
+        let mut owners = table.addresses.with(address, <[_]>::to_vec);
         if owners.iter().any(|slot| Arc::ptr_eq(slot, &self.slot)) {
             *self.extra.entry(address).or_insert(0) += 1;
-        } else if owners.is_empty() {
-            addresses.insert(address, Owners::One(Arc::clone(&self.slot)));
-        } else {
-            let all = owners.iter().chain([&self.slot]).cloned().collect();
-            addresses.insert(address, Owners::Many(all));
+            return;
         }
+        owners.push(Arc::clone(&self.slot));
+        table.addresses.set(address, &owners);
     }
 
     fn remove_address(&mut self, address: IpAddr, table: &Table) {
@@ -137,21 +131,9 @@ impl ServiceRecord {
             }
             return;
         }
-        let addresses = table.addresses.pin();
-        let owners = addresses
-            .get(&address)
-            .map(Owners::as_slice)
-            .unwrap_or_default();
-        let others = owners.iter().filter(|slot| !Arc::ptr_eq(slot, &self.slot));
-        let mut others: Vec<Arc<Slot>> = others.cloned().collect();
-        match (others.len(), others.pop()) {
-            (1, Some(last)) => drop(addresses.insert(address, Owners::One(last)).is_some()),
-            (_, Some(last)) => {
-                others.push(last);
-                addresses.insert(address, Owners::Many(others.into()));
-            }
-            (_, None) => drop(addresses.remove(&address).is_some()),
-        }
+        let mut owners = table.addresses.with(address, <[_]>::to_vec);
+        owners.retain(|slot| !Arc::ptr_eq(slot, &self.slot));
+        table.addresses.set(address, &owners);
     }
 
     /// Shows readers the new version.
