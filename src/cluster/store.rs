@@ -38,7 +38,31 @@ pub(in crate::cluster) struct Trigger {
 /// When a record was last seen, and in which version.
 struct Seen {
     list: u32,
-    version: Box<str>,
+    version: Version,
+}
+
+/// A resource version: opaque text, mostly a number, which takes no memory of its own.
+#[derive(Clone, PartialEq, Eq)]
+enum Version {
+    Number(u64),
+    /// Also numbers in another than their shortest form; empty where the source has none.
+    Text(Box<str>),
+}
+
+impl Version {
+    fn of(text: &str) -> Self {
+        match text.parse() {
+            // Only what the number alone brings back.
+            Ok(number) if text.starts_with(|first| ('1'..='9').contains(&first)) => {
+                Self::Number(number)
+            }
+            _ => Self::Text(text.into()),
+        }
+    }
+
+    fn is_absent(&self) -> bool {
+        matches!(self, Self::Text(text) if text.is_empty())
+    }
 }
 
 struct SliceRecord {
@@ -61,7 +85,7 @@ pub(in crate::cluster) struct Store {
     pod_names: bool,
     lists: [u32; 4],
     namespaces: HashMap<Key, Seen>,
-    services: HashMap<Key, ServiceRecord>,
+    services: HashMap<Key, Box<ServiceRecord>>,
     slices: HashMap<Key, SliceRecord>,
     pods: HashMap<Key, PodRecord>,
     ports: HashSet<Arc<[Port]>>,
@@ -153,7 +177,7 @@ impl Store {
     pub(in crate::cluster) fn apply(&mut self, object: Object, table: &Table) -> Change {
         let seen = Seen {
             list: self.lists[object.resource() as usize],
-            version: object.meta().resource_version.clone(),
+            version: Version::of(&object.meta().resource_version),
         };
         match object {
             Object::Namespace(meta) => self.apply_namespace(&meta, seen, table),
@@ -365,7 +389,7 @@ impl Store {
 
     fn drop_if_empty(&mut self, key: &[u8], table: &Table) {
         let empty = |record: &ServiceRecord| record.service.is_none() && record.slices.is_empty();
-        if self.services.get(key).is_some_and(empty) {
+        if self.services.get(key).is_some_and(|record| empty(record)) {
             self.services.remove(key);
             table.services.pin().remove(key);
         }
@@ -383,7 +407,7 @@ fn unseen<'r>(
 impl Seen {
     /// Versions are opaque, and absent where the source has none.
     fn is_same(&self, new: &Self) -> bool {
-        !self.version.is_empty() && self.version == new.version
+        !self.version.is_absent() && self.version == new.version
     }
 }
 
@@ -414,4 +438,35 @@ fn change_pods(table: &Table, address: IpAddr, namespace: &[u8], by: i32) -> Arc
         pods.insert(address, places.into());
     }
     label
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Version;
+
+    #[test]
+    fn versions_are_the_same_only_if_their_text_is() {
+        let texts = [
+            "7",
+            "07",
+            "+7",
+            "0",
+            "00",
+            "18446744073709551615",
+            "18446744073709551616",
+            "x",
+            "",
+        ];
+        for (at, left) in texts.iter().enumerate() {
+            for (other, right) in texts.iter().enumerate() {
+                assert_eq!(
+                    Version::of(left) == Version::of(right),
+                    at == other,
+                    "{left} {right}"
+                );
+            }
+        }
+        assert!(Version::of("").is_absent());
+        assert!(!Version::of("0").is_absent());
+    }
 }

@@ -17,8 +17,8 @@ pub(super) struct ServiceRecord {
     pub(super) service: Option<Known>,
     /// Its slices by their key, sorted.
     pub(super) slices: Vec<(Key, Arc<SliceView>)>,
-    /// Addresses that it has more than once, with how often beyond the first.
-    extra: HashMap<IpAddr, u32>,
+    /// Addresses that it has more than once, with how often beyond the first. Most Services have none.
+    extra: Option<Box<HashMap<IpAddr, u32>>>,
 }
 
 /// A Service as it was seen last.
@@ -30,7 +30,7 @@ pub(super) struct Known {
 
 /// The record of a Service; made, with its slot in the table, if there is none.
 pub(super) fn record_of<'s>(
-    services: &'s mut HashMap<Key, ServiceRecord>,
+    services: &'s mut HashMap<Key, Box<ServiceRecord>>,
     key: &[u8],
     table: &Table,
 ) -> &'s mut ServiceRecord {
@@ -41,9 +41,9 @@ pub(super) fn record_of<'s>(
             slot,
             service: None,
             slices: Vec::new(),
-            extra: HashMap::new(),
+            extra: None,
         };
-        (key.into(), record)
+        (key.into(), Box::new(record))
     });
     entry.1
 }
@@ -116,7 +116,8 @@ impl ServiceRecord {
     fn add_address(&mut self, address: IpAddr, table: &Table) {
         let mut owners = table.addresses.with(address, <[_]>::to_vec);
         if owners.iter().any(|slot| Arc::ptr_eq(slot, &self.slot)) {
-            *self.extra.entry(address).or_insert(0) += 1;
+            let extra = self.extra.get_or_insert_default();
+            *extra.entry(address).or_insert(0) += 1;
             return;
         }
         owners.push(Arc::clone(&self.slot));
@@ -124,16 +125,30 @@ impl ServiceRecord {
     }
 
     fn remove_address(&mut self, address: IpAddr, table: &Table) {
-        if let Some(extra) = self.extra.get_mut(&address) {
-            *extra -= 1;
-            if *extra == 0 {
-                self.extra.remove(&address);
-            }
+        if self.take_extra(address) {
             return;
         }
         let mut owners = table.addresses.with(address, <[_]>::to_vec);
         owners.retain(|slot| !Arc::ptr_eq(slot, &self.slot));
         table.addresses.set(address, &owners);
+    }
+
+    /// Whether the Service has this address more than once; then it has it once less.
+    fn take_extra(&mut self, address: IpAddr) -> bool {
+        let Some(extra) = &mut self.extra else {
+            return false;
+        };
+        let Some(times) = extra.get_mut(&address) else {
+            return false;
+        };
+        *times -= 1;
+        if *times == 0 {
+            extra.remove(&address);
+        }
+        if extra.is_empty() {
+            self.extra = None;
+        }
+        true
     }
 
     /// Shows readers the new version.
@@ -157,7 +172,7 @@ impl ServiceRecord {
             kind,
             ports,
             slices,
-            addresses_distinct: self.extra.is_empty(),
+            addresses_distinct: self.extra.is_none(),
             names_distinct,
         });
     }
