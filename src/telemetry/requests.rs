@@ -316,30 +316,56 @@ mod tests {
         assert_eq!(size_bucket(65_535), 14);
     }
 
+    const SAMPLE: Sample = Sample {
+        protocol: Protocol::Udp,
+        is_ipv6: false,
+        qtype: RecordType::A,
+        dnssec_ok: true,
+        request_len: 23,
+        response_len: 39,
+        elapsed: Duration::from_micros(3),
+        rcode: Rcode::NOERROR,
+        plugin: "hosts",
+    };
+
+    fn shown(registry: &Registry) -> String {
+        prometheus::TextEncoder::new()
+            .encode_to_string(&registry.gather())
+            .unwrap()
+    }
+
+    #[test]
+    fn rcodes_and_types_without_a_name_share_a_label() {
+        let registry = Registry::new();
+        let metrics = RequestMetrics::register(&registry).unwrap();
+        let row = metrics.row("dns://:53", ".", "");
+        for number in [24, 4000, 4095] {
+            row.count(&Sample {
+                qtype: RecordType(60_000 + number),
+                rcode: Rcode(number),
+                ..SAMPLE
+            });
+        }
+        let text = shown(&registry);
+        for line in [
+            "coredns_dns_requests_total{family=\"1\",proto=\"udp\",server=\"dns://:53\",type=\"other\",view=\"\",zone=\".\"} 3",
+            "coredns_dns_responses_total{plugin=\"hosts\",rcode=\"other\",server=\"dns://:53\",view=\"\",zone=\".\"} 3",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+    }
+
     #[test]
     fn counts_of_all_threads_add_up() {
         let registry = Registry::new();
         let metrics = RequestMetrics::register(&registry).unwrap();
         let row = metrics.row("dns://:53", ".", "");
-        let sample = Sample {
-            protocol: Protocol::Udp,
-            is_ipv6: false,
-            qtype: RecordType::A,
-            dnssec_ok: true,
-            request_len: 23,
-            response_len: 39,
-            elapsed: Duration::from_micros(3),
-            rcode: Rcode::NOERROR,
-            plugin: "hosts",
-        };
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| (0..1000).for_each(|_| row.count(&sample)));
+                scope.spawn(|| (0..1000).for_each(|_| row.count(&SAMPLE)));
             }
         });
-        let text = prometheus::TextEncoder::new()
-            .encode_to_string(&registry.gather())
-            .unwrap();
+        let text = shown(&registry);
         for line in [
             "coredns_dns_requests_total{family=\"1\",proto=\"udp\",server=\"dns://:53\",type=\"A\",view=\"\",zone=\".\"} 4000",
             "coredns_dns_do_requests_total{server=\"dns://:53\",view=\"\",zone=\".\"} 4000",

@@ -47,6 +47,19 @@ fn the_file_stands_before_the_lines_of_the_corefile_and_both_are_answered() {
 }
 
 #[test]
+fn a_line_may_be_as_long_as_the_file() {
+    let mut bed = Bed::new();
+    let names: String = (0..10_000).map(|n| format!(" host{n}.org")).collect();
+    assert!(names.len() > 64 << 10);
+    let file = format!("10.0.0.1{names}\n10.0.0.2 last.org\n");
+    let zones = served(&mut bed, &file, "");
+    for (name, address) in [("host9999.org", "10.0.0.1"), ("last.org", "10.0.0.2")] {
+        let expected = format!("NOERROR aa: {name}. 3600 A {address}");
+        assert_eq!(a(&zones, name), expected);
+    }
+}
+
+#[test]
 fn another_family_or_type_of_a_known_name_is_nodata() {
     let mut bed = Bed::new();
     let zones = served(&mut bed, "::1 six.org\n::ffff:10.0.0.1 mapped.org\n", "");

@@ -134,3 +134,17 @@ pub(super) fn local_addresses(bind: Option<&[IpAddr]>) -> Box<[IpAddr]> {
     let addresses = interfaces.iter().map(if_addrs::Interface::ip);
     addresses.filter(|address| !address.is_loopback()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_bind_names_addresses_they_are_ours() {
+        let bound: [IpAddr; 2] = [[127, 0, 0, 1].into(), [192, 0, 2, 1].into()];
+        assert_eq!(*local_addresses(Some(&bound)), bound);
+        let everywhere = local_addresses(Some(&[[0, 0, 0, 0].into()]));
+        assert_eq!(everywhere, local_addresses(None));
+        assert!(!everywhere.iter().any(IpAddr::is_loopback));
+    }
+}

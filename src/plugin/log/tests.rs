@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::chain::exchange::{Arrival, Exchange, Protocol};
 use crate::chain::plugin::{Plugin, Step};
@@ -52,6 +53,23 @@ fn the_default_line_is_that_of_coredns() {
         without_duration(&log.text()),
         "[INFO] 10.240.0.1:40212 - 1 \"A IN a.org. udp 23 false 512\" NOERROR qr,rd 44"
     );
+}
+
+#[test]
+fn bufsize_is_the_limit_that_holds_and_duration_begins_with_the_reception() {
+    let (zones, log) = logged("log . \"{>bufsize} {duration}\"", Below::Address);
+    let received = arrival().received;
+    let early = received.checked_sub(Duration::from_secs(5)).unwrap();
+    let arrival = Arrival {
+        received: early,
+        ..arrival()
+    };
+    let query = with_edns(query("a.org", RecordType::A), 4096, false);
+    send(&zones, &query, arrival);
+    let text = log.text();
+    let duration = text.trim_end().strip_prefix("[INFO] 1232 ").unwrap();
+    let seconds: f64 = duration.strip_suffix('s').unwrap().parse().unwrap();
+    assert!(seconds >= 5.0, "{duration}");
 }
 
 #[test]

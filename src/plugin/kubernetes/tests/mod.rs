@@ -409,6 +409,18 @@ fn ns_dns_has_the_addresses_of_the_name_servers_in_any_letter_case() {
     );
 }
 
+#[test]
+fn ns_dns_stands_directly_below_the_zone_only() {
+    let cluster = synced(Vec::new());
+    for qname in [
+        "ns.dns.cluster.local.cluster.local",
+        "x.ns.dns.cluster.local",
+    ] {
+        let reply = ask(plugin(&cluster), qname, RecordType::A);
+        assert_eq!(reply.rcode(), Rcode::NXDOMAIN, "{qname}");
+    }
+}
+
 /// 64 to 67 of the list of rules.
 #[test]
 fn a_large_service_is_cut_for_udp_and_whole_for_tcp() {
