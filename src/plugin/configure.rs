@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::corefile::args::nearest;
 use crate::corefile::diagnostic::{Diagnostic, Faults};
-use crate::corefile::key::{Key, parse_keys};
+use crate::corefile::key::{Key, Scheme, parse_keys};
 use crate::corefile::tree::{Block, Corefile, Directive};
 use crate::plugin::overlap::Claims;
 use crate::plugin::{Config, Context, PLUGINS, Spec};
@@ -131,12 +131,24 @@ pub fn configure(corefile: &Corefile, faults: &mut Faults) -> Vec<BlockConfig> {
         .map(|block| {
             let keys = parse_keys(block, faults);
             claims.check(block, &keys, faults);
+            note_schemes(&keys, faults);
             BlockConfig {
                 plugins: plugins(block, &keys, corefile, faults),
                 keys,
             }
         })
         .collect()
+}
+
+/// Names the schemes that are not served yet, once a word: a CIDR key stands for several zones.
+fn note_schemes(keys: &[Key], faults: &mut Faults) {
+    for keys in keys.chunk_by(|one, next| one.span == next.span) {
+        let key = &keys[0];
+        if key.scheme != Scheme::Dns {
+            let what = format!("serving `{}://`", key.scheme.as_str());
+            faults.push(Diagnostic::not_built(key.span, &what));
+        }
+    }
 }
 
 fn plugins(
@@ -311,6 +323,18 @@ mod tests {
         assert_eq!(
             one(". {\n  frobnicate 1\n}").1,
             "unknown plugin `frobnicate`"
+        );
+    }
+
+    #[test]
+    fn a_scheme_that_is_not_served_yet_is_named_once_where_it_stands() {
+        assert_eq!(
+            one("dns://a.org tls://10.0.0.0/23 {\n}"),
+            (
+                "Corefile:1:13".into(),
+                "serving `tls://` is not built yet".into(),
+                None
+            )
         );
     }
 

@@ -175,7 +175,7 @@ fn place_block(
     for key in &block.keys {
         if key.scheme != Scheme::Dns {
             return Err(BuildError(format!(
-                "`{}://` is not built yet: only plain DNS is served",
+                "serving `{}://` is not built yet",
                 key.scheme.as_str()
             )));
         }
