@@ -95,6 +95,10 @@ pub struct Contents {
 }
 
 impl Contents {
+    fn is_empty(&self) -> bool {
+        self.objects.is_empty() && self.namespaces.is_empty()
+    }
+
     fn add(&mut self, object: Object, wanted: bool) {
         if let Object::Namespace(meta) = object {
             self.namespaces.insert(meta.name, Some(wanted));
@@ -240,7 +244,6 @@ fn feed(contents: Contents, filter: &Filter, wanted: &[Resource], sink: &dyn Obj
 
 /// Keeps files watched; when it is dropped that stops.
 pub struct Manifests {
-    _watcher: notify::RecommendedWatcher,
     _stop: DropGuard,
 }
 
@@ -255,37 +258,47 @@ pub fn start(
 ) -> Result<Manifests, Vec<FileFault>> {
     // Watched before they are read, so that no change falls between.
     let changed = Arc::new(Notify::new());
-    let watcher = watch(&paths, Arc::clone(&changed))?;
-    feed(load(&paths, &filter)?, &filter, wanted, &*sink);
+    let mut watcher = watcher(&paths, Arc::clone(&changed))?;
+    watch(&mut watcher, &paths)?;
+    let contents = load(&paths, &filter)?;
+    if contents.is_empty() {
+        tracing::warn!(target: "plugin/kubernetes", "manifests hold no object yet: the cluster is empty");
+    }
+    feed(contents, &filter, wanted, &*sink);
     let stop = CancellationToken::new();
     let (stopped, wanted) = (stop.clone(), wanted.to_vec());
     runtime.spawn(async move {
         tokio::select! {
             () = stopped.cancelled() => {}
-            () = follow(paths, filter, wanted, sink, changed) => {}
+            () = follow(watcher, paths, filter, wanted, sink, changed) => {}
         }
     });
     Ok(Manifests {
-        _watcher: watcher,
         _stop: stop.drop_guard(),
     })
 }
 
-/// Watches the folders that the paths stand in: a file that is replaced, or reached through a changed link, is another
-/// file, but its folder stays.
-fn watch(
+/// Tells of every change in the folders that it will watch.
+fn watcher(
     paths: &[PathBuf],
     changed: Arc<Notify>,
 ) -> Result<notify::RecommendedWatcher, Vec<FileFault>> {
     let first = paths.first().map_or(Path::new("."), |path| path);
-    let fault = |path: &Path, error: notify::Error| vec![FileFault::new(path, error)];
     let handler = move |event: notify::Result<notify::Event>| {
         // Our own reading is an access. An error means that events were lost, so anything may have changed.
         if !event.is_ok_and(|event| matches!(event.kind, EventKind::Access(_))) {
             changed.notify_one();
         }
     };
-    let mut watcher = notify::recommended_watcher(handler).map_err(|error| fault(first, error))?;
+    notify::recommended_watcher(handler).map_err(|error| vec![FileFault::new(first, error)])
+}
+
+/// Watches the folders that the paths stand in: a file that is replaced, or reached through a changed link, is another
+/// file, but its folder stays.
+fn watch(
+    watcher: &mut notify::RecommendedWatcher,
+    paths: &[PathBuf],
+) -> Result<(), Vec<FileFault>> {
     let mut folders = BTreeSet::new();
     for path in paths {
         let parent = path
@@ -299,12 +312,13 @@ fn watch(
     for folder in folders {
         watcher
             .watch(folder, RecursiveMode::NonRecursive)
-            .map_err(|error| fault(folder, error))?;
+            .map_err(|error| vec![FileFault::new(folder, error)])?;
     }
-    Ok(watcher)
+    Ok(())
 }
 
 async fn follow(
+    mut watcher: notify::RecommendedWatcher,
     paths: Vec<PathBuf>,
     filter: Filter,
     wanted: Vec<Resource>,
@@ -318,22 +332,35 @@ async fn follow(
             .await
             .is_ok()
         {}
+        // A folder that was deleted and made anew is another one, and nobody watches it yet.
+        let watched = watch(&mut watcher, &files.0);
         let (files, wanted, sink) = (Arc::clone(&files), wanted.clone(), Arc::clone(&sink));
         // Large files are read apart from the threads that everything else waits on.
-        let loaded = tokio::task::spawn_blocking(move || match load(&files.0, &files.1) {
-            Ok(contents) => {
-                feed(contents, &files.1, &wanted, &*sink);
-                tracing::info!(target: "plugin/kubernetes", "manifests changed and were read again");
-            }
-            Err(faults) => {
-                for fault in faults {
-                    tracing::error!(target: "plugin/kubernetes", "{fault}; the last good state stays");
+        let loaded = tokio::task::spawn_blocking(move || {
+            match watched.and_then(|()| load(&files.0, &files.1)) {
+                Ok(contents) => {
+                    report_load(&contents);
+                    feed(contents, &files.1, &wanted, &*sink);
+                }
+                Err(faults) => {
+                    for fault in faults {
+                        tracing::error!(target: "plugin/kubernetes", "{fault}; the last good state stays");
+                    }
                 }
             }
         });
         if loaded.await.is_err() {
             return;
         }
+    }
+}
+
+fn report_load(contents: &Contents) {
+    let (objects, namespaces) = (contents.objects.len(), contents.namespaces.len());
+    if contents.is_empty() {
+        tracing::warn!(target: "plugin/kubernetes", "manifests changed and were read again: no object, the cluster is empty");
+    } else {
+        tracing::info!(target: "plugin/kubernetes", "manifests changed and were read again: {objects} objects in {namespaces} namespaces");
     }
 }
 

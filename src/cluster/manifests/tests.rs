@@ -332,3 +332,39 @@ async fn a_bad_file_at_start_is_an_error() {
     );
     assert_eq!(started.map(drop).expect_err("a fault").len(), 1);
 }
+
+#[tokio::test]
+async fn a_folder_that_was_deleted_and_made_anew_is_watched_again() {
+    let parent = tempfile::tempdir().expect("a folder");
+    let folder = parent.path().join("objects");
+    let path = folder.join("cluster.yaml");
+    let named = |name: &str| SERVICE.replace("name: web", &format!("name: {name}"));
+    std::fs::create_dir(&folder).expect("made");
+    std::fs::write(&path, named("web")).expect("written");
+    let cluster = Arc::new(crate::cluster::Cluster::new(
+        &[Resource::Namespaces, Resource::Services],
+        false,
+    ));
+    let sink: Arc<dyn ObjectSink> = cluster.clone();
+    let runtime = tokio::runtime::Handle::current();
+    let manifests = start(
+        vec![folder.clone()],
+        Filter::default(),
+        cluster.wanted(),
+        sink,
+        &runtime,
+    )
+    .map_err(|faults| faults[0].to_string());
+    let _manifests = manifests.expect("a good folder");
+    let has = |labels: &[u8]| cluster.table.service(labels).is_some();
+    std::fs::remove_dir_all(&folder).expect("removed");
+    tokio::time::sleep(QUIET * 4).await;
+    assert!(has(b"\x03web\x04shop"), "the last good state stays");
+    std::fs::create_dir(&folder).expect("made");
+    std::fs::write(&path, named("api")).expect("written");
+    until(|| has(b"\x03api\x04shop")).await;
+    // The event that tells of the new folder is used up: this one must come from the folder itself.
+    tokio::time::sleep(QUIET * 4).await;
+    std::fs::write(&path, named("db")).expect("written");
+    until(|| has(b"\x02db\x04shop")).await;
+}
