@@ -138,8 +138,15 @@ fn extra(args: VecDeque<OsString>) -> UsageError {
         .iter()
         .map(|arg| arg.to_string_lossy().into_owned())
         .collect();
+    let hint = match args
+        .first()
+        .map(|first| strsim::osa_distance(first, "check"))
+    {
+        Some(1..=2) => "; did you mean `check`?",
+        _ => "",
+    };
     UsageError::Value(format!(
-        "extra command line arguments: [{}]",
+        "extra command line arguments: [{}]{hint}",
         args.join(" ")
     ))
 }
@@ -367,6 +374,10 @@ mod tests {
         for (line, message) in [
             ("foo -p 1", "extra command line arguments: [foo -p 1]"),
             ("-quiet -", "extra command line arguments: [-]"),
+            (
+                "chekc a",
+                "extra command line arguments: [chekc a]; did you mean `check`?",
+            ),
             ("-version foo", "extra command line arguments: [foo]"),
             ("-p 99999", "address 99999: invalid port"),
             (

@@ -66,6 +66,22 @@ fn a_port_that_is_taken_is_named_and_ends_the_start_with_1() {
 }
 
 #[test]
+fn a_start_tells_the_warnings_that_check_tells() {
+    let program = Program::start(&ONE_HOST.replacen('{', "\n", 1));
+    program.wait_for_output("Corefile:7:1 - a `}` without a `{`", 1);
+}
+
+#[test]
+fn a_start_tells_of_another_server_on_its_port() {
+    let first = Program::start(ONE_HOST);
+    let shared = ONE_HOST.replace("PORT", &first.port.to_string());
+    let second = Program::start(&format!("{shared}{ONE_HOST}"));
+    let told = format!("another program serves on `127.0.0.1:{}` too", first.port);
+    second.wait_for_output(&told, 1);
+    assert!(!first.output().contains("another program"));
+}
+
+#[test]
 fn a_corefile_that_is_missing_ends_the_start_with_1() {
     let folder = tempfile::tempdir().unwrap();
     let (out, err, code) = run(folder.path(), &["-conf", "nowhere"]);

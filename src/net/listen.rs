@@ -242,6 +242,16 @@ fn socket_for(address: &SocketAddr, kind: Type) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Whether somebody else has this UDP address, and would share it with us. Asked before anything of ours is open.
+pub fn is_shared(address: SocketAddr) -> bool {
+    let alone = || {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
+        socket.bind(&address.into())
+    };
+    address.port() != 0
+        && alone().is_err_and(|error: io::Error| error.kind() == ErrorKind::AddrInUse)
+}
+
 /// The wildcard of IPv6 failed because the system has no IPv6.
 fn is_without_ipv6(failure: &BindError) -> bool {
     failure.address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
@@ -296,6 +306,15 @@ mod tests {
             "[::]:53",
             ErrorKind::AddrInUse.into()
         )));
+    }
+
+    #[test]
+    fn an_address_that_another_server_has_is_shared() {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let (address, udp, _tcp) = bind_all(any, NonZeroUsize::MIN).expect("loopback is there");
+        assert!(is_shared(address) && !is_shared(any));
+        assert!(bind_udp(address).is_ok(), "the kernel lets both have it");
+        drop(udp);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::cli::Options;
-use crate::corefile::diagnostic::{Faults, Severity, Sources};
+use crate::corefile::diagnostic::{Diagnostic, Faults, Severity, Sources};
 use crate::corefile::hash::running_hash;
 use crate::corefile::parser;
 use crate::corefile::render::{Color, render_in};
@@ -82,17 +82,27 @@ impl Reading {
             .then(|| render_in(&self.faults, &self.sources, color))
     }
 
+    /// Everything that does not keep it from being served, a line each.
+    pub fn warnings(&self) -> Vec<String> {
+        let faults = self.faults.iter();
+        faults
+            .filter(|fault| fault.severity < Severity::NotBuilt)
+            .map(|fault| self.line_of(fault))
+            .collect()
+    }
+
     /// The first fault that keeps it from being served, in one line.
     pub fn first_fault(&self) -> Option<String> {
         let fault = self
             .faults
             .iter()
             .find(|fault| fault.severity >= Severity::NotBuilt)?;
-        Some(format!(
-            "{} - {}",
-            place(&self.sources, fault.span),
-            fault.message
-        ))
+        Some(self.line_of(fault))
+    }
+
+    fn line_of(&self, fault: &Diagnostic) -> String {
+        let place = place(&self.sources, fault.span);
+        format!("{place} - {}", fault.message)
     }
 }
 
@@ -108,7 +118,12 @@ impl Loader {
             }
             Some(path) if path != Path::new("stdin") => Origin::File(path.to_owned()),
             _ if Path::new("Corefile").exists() => Origin::File(PathBuf::from("Corefile")),
-            _ => Origin::BuiltIn,
+            _ => {
+                tracing::warn!(
+                    "no Corefile here and no `-conf FILE`: serving the built-in `whoami` and `log`"
+                );
+                Origin::BuiltIn
+            }
         };
         Ok(Self {
             origin,

@@ -56,6 +56,9 @@ pub async fn run(options: Options) -> ExitCode {
     if let Some(refusal) = reading.refusal(color()) {
         return refuse(&refusal);
     }
+    for warning in reading.warnings() {
+        tracing::warn!("{warning}");
+    }
     if let Err(error) = crate::net::batch::raise_file_limit() {
         tracing::warn!("the limit of open files stays as it is: {error}");
     }

@@ -67,6 +67,9 @@ impl Watcher {
         tracing::info!("Reloading");
         self.tried.clone_from(&reading.hash);
         self.metrics.show_version(&reading.hash);
+        for warning in reading.warnings() {
+            tracing::warn!("{warning}");
+        }
         let outcome = match reading.refusal(Color::Never) {
             Some(drawn) => Err((reading.first_fault().unwrap_or_default(), Some(drawn))),
             // A file that is being written is empty for a moment. CoreDNS would answer for its client's address then.

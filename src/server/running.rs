@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::corefile::args::GoDuration;
-use crate::net::listen::{Listener, Options};
+use crate::net::listen::{self, Listener, Options};
 use crate::plugin::BuildError;
 use crate::server::assembly::ReloadSettings;
 use crate::server::generation::{Generation, ListenAddress, ServeDefaults};
@@ -38,6 +38,10 @@ impl Server {
         process: Arc<Process>,
     ) -> Result<Self, BuildError> {
         let mut generation = Generation::build(&reading.blocks, defaults, &process)?;
+        let addresses = generation.zones.keys().map(|address| address.to_socket());
+        let shared: Vec<_> = addresses
+            .filter(|&address| listen::is_shared(address))
+            .collect();
         let mut http = HttpServers::new(&process);
         if !generation.plan.before_serving.is_empty() {
             // A taken port is worth knowing now, not after the wait for the API server.
@@ -50,6 +54,12 @@ impl Server {
             .await?;
         wait_for(&mut generation).await?;
         let open = open_missing(&generation, &BTreeMap::new(), &process)?;
+        for address in shared {
+            // SO_REUSEPORT: a server that was forgotten in the background keeps its share.
+            tracing::warn!(
+                "another program serves on `{address}` too: each gets a share of the queries"
+            );
+        }
         let mut server = Self {
             process,
             defaults,

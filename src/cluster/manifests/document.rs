@@ -98,6 +98,8 @@ fn yaml_error(error: &serde_saphyr::Error) -> DecodeError {
         .split_once(": ")
         .filter(|(head, _)| head.starts_with("error: line "))
         .map_or(text, |(_, rest)| rest);
+    // Advice for the programmer of the reader, not for whoever wrote the file.
+    let text = text.split(", set ").next().unwrap_or(text);
     DecodeError {
         place,
         message: text.to_owned(),

@@ -98,6 +98,12 @@ fn a_half_written_document_is_a_fault() {
     assert!(faults[0].starts_with("2:"), "{faults:?}");
 }
 
+#[test]
+fn a_fault_speaks_to_who_wrote_the_file_only() {
+    let (_, faults) = read_text("apiVersion: v1\nkind: Pod\nkind: Service\n", false);
+    assert_eq!(faults, ["3:1: duplicate mapping key: kind"]);
+}
+
 /// Keeps what it is told.
 #[derive(Default)]
 struct Heard {
