@@ -4,12 +4,6 @@ use std::borrow::Cow;
 
 /// EDNS option codes that we read or write.
 pub mod option_code {
-    /// Name server identifier (RFC 5001).
-    pub const NSID: u16 = 3;
-    /// Client subnet (RFC 7871).
-    pub const CLIENT_SUBNET: u16 = 8;
-    /// Cookie (RFC 7873).
-    pub const COOKIE: u16 = 10;
     /// Extended error (RFC 8914).
     pub const EXTENDED_ERROR: u16 = 15;
 }
@@ -70,8 +64,6 @@ impl ExtendedError {
     pub const STALE_ANSWER: u16 = 3;
     /// 14: Not Ready.
     pub const NOT_READY: u16 = 14;
-    /// 15: Blocked.
-    pub const BLOCKED: u16 = 15;
     /// 20: Not Authoritative.
     pub const NOT_AUTHORITATIVE: u16 = 20;
     /// 22: No Reachable Authority.

@@ -162,19 +162,6 @@ impl<'b> ReplyWriter<'b> {
         self.out.len()
     }
 
-    /// Gives every record the TTL that `change` makes of it.
-    pub fn change_ttls(&mut self, mut change: impl FnMut(u32) -> u32) {
-        let mut at = self.question_end;
-        for _ in 0..self.counts.iter().map(|&count| u32::from(count)).sum() {
-            let Ok(record) = crate::wire::record::skip_record(self.out, at) else {
-                return;
-            };
-            let (place, ttl) = (record.ttl_at, record.ttl);
-            at = record.end;
-            self.out[place..place + 4].copy_from_slice(&change(ttl).to_be_bytes());
-        }
-    }
-
     /// Takes over a whole reply: rcode, AA, TC, RA, AD and all records. Its question must be ours in any letter case,
     /// uncompressed, and it must hold no OPT.
     pub fn adopt(&mut self, message: &[u8]) -> Result<(), Broken> {
