@@ -172,6 +172,42 @@ fn a_corefile_that_became_empty_changes_nothing_but_the_log() {
 }
 
 #[test]
+fn a_reload_after_stdin_takes_up_what_the_pipe_held() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let log = std::fs::File::create(folder.path().join("out")).unwrap();
+    let child = program::command()
+        .args(["-conf", "stdin"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(log)
+        .spawn();
+    let Stopped(child) = &mut Stopped(child.unwrap());
+    let corefile = ONE_HOST.replace("PORT", &port.to_string());
+    let mut pipe = child.stdin.take().unwrap();
+    pipe.write_all(corefile.as_bytes()).unwrap();
+    drop(pipe);
+    let output = || std::fs::read_to_string(folder.path().join("out")).unwrap();
+    program::wait_until("the banner", || output().contains("Fingerpost-"));
+    let pid = child.id().to_string();
+    let status = std::process::Command::new("kill")
+        .args(["-USR1", &pid])
+        .status();
+    assert!(status.unwrap().success());
+    program::wait_until("the reload", || output().contains("Reloading complete"));
+    assert_eq!(answers(&ask(port, "a.internal.", A)), ["10.0.0.1"]);
+}
+
+/// A process that does not outlive its test.
+struct Stopped(std::process::Child);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
 fn a_stop_does_not_wait_for_a_reload_that_waits_for_an_api_server() {
     let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let endpoint = silent.local_addr().unwrap();
