@@ -225,6 +225,16 @@ fn a_stop_does_not_wait_for_a_reload_that_waits_for_an_api_server() {
 }
 
 #[test]
+fn a_signal_without_a_corefile_is_told_and_changes_nothing() {
+    let program = Program::start(ONE_HOST);
+    std::fs::remove_file(program.folder.path().join("Corefile")).unwrap();
+    program.signal("HUP");
+    program.wait_for_output("Restart failed: cannot read the Corefile", 1);
+    program.wait_for_output("the configuration from before serves on", 1);
+    assert_eq!(program.ask("a.internal.", A), ["10.0.0.1"]);
+}
+
+#[test]
 fn a_reload_may_change_where_it_listens() {
     let program = Program::start(ONE_HOST);
     let other = free_port();

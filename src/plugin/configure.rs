@@ -275,7 +275,12 @@ fn unknown_directive(directive: &Directive, block: &Block, corefile: &Corefile) 
             "if it is a zone, the server block before it ({place}) lacks its `}}`"
         ));
     }
-    unknown
+    match nearest(name, COREDNS_PLUGINS.iter().copied()) {
+        Some(near) => unknown.with_help(format!(
+            "CoreDNS has a plugin `{near}`; this server does not"
+        )),
+        None => unknown,
+    }
 }
 
 #[cfg(test)]
@@ -323,6 +328,18 @@ mod tests {
         assert_eq!(
             one(". {\n  frobnicate 1\n}").1,
             "unknown plugin `frobnicate`"
+        );
+    }
+
+    #[test]
+    fn a_word_near_a_plugin_of_coredns_is_told_which() {
+        assert_eq!(
+            one(". {\n  rewrit name a b\n}"),
+            (
+                "Corefile:2:3".into(),
+                "unknown plugin `rewrit`".into(),
+                Some("CoreDNS has a plugin `rewrite`; this server does not".into())
+            )
         );
     }
 

@@ -50,7 +50,7 @@ impl Watcher {
             }
             Err(error) => {
                 self.metrics.count_failure();
-                tracing::error!("Restart failed: {error}");
+                tracing::error!("Restart failed: {error}; the configuration from before serves on");
                 return;
             }
         };
