@@ -72,6 +72,7 @@ fn watch_labeled(
         resources: resources.to_vec(),
         label_selector: labels.map(str::to_owned),
         namespace_label_selector: None,
+        ..WatchPlan::default()
     };
     let connection = Connection::of(source, around).unwrap();
     let handle = start_on(connection, plan, sink.clone(), &process, pace()).unwrap();

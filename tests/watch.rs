@@ -8,13 +8,13 @@ mod fake_api;
 mod recorder;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use fake_api::{Answer, Asked, FakeApi, Then};
 use fingerpost::cluster::connect::{Connection, Surroundings};
-use fingerpost::cluster::objects::Resource::{self, Namespaces, Services};
-use fingerpost::cluster::source::ApiSource;
+use fingerpost::cluster::objects::Resource::{self, EndpointSlices, Namespaces, Pods, Services};
+use fingerpost::cluster::source::{ApiSource, Limits};
 use fingerpost::cluster::watch::pace::Pace;
 use fingerpost::cluster::watch::{WatchHandle, WatchPlan, start_on};
 use fingerpost::server::process::Process;
@@ -54,16 +54,45 @@ fn watch_at(
     watch_over(connection, pace, resources, api)
 }
 
+/// Within limits, at the usual pace.
+fn watch_within(
+    limits: Limits,
+    resources: &[Resource],
+    script: impl Fn(&Asked) -> Answer + Send + Sync + 'static,
+) -> Watched {
+    let api = FakeApi::start(script);
+    let source = ApiSource::Endpoint {
+        url: api.url(),
+        tls: None,
+    };
+    let connection = Connection::of(&source, &Surroundings::default()).unwrap();
+    let plan = WatchPlan {
+        resources: resources.to_vec(),
+        limits,
+        ..WatchPlan::default()
+    };
+    watch_plan(connection, pace(), plan, api)
+}
+
 fn watch_over(connection: Connection, pace: Pace, resources: &[Resource], api: FakeApi) -> Watched {
+    // As fast as the script goes: what the limits do has tests of its own.
+    let plan = WatchPlan {
+        resources: resources.to_vec(),
+        limits: Limits {
+            interval: Some(Duration::ZERO),
+            ..Limits::default()
+        },
+        ..WatchPlan::default()
+    };
+    watch_plan(connection, pace, plan, api)
+}
+
+fn watch_plan(connection: Connection, pace: Pace, plan: WatchPlan, api: FakeApi) -> Watched {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
     let process = Process::new(runtime.handle().clone());
     let sink = Recorder::new();
-    let plan = WatchPlan {
-        resources: resources.to_vec(),
-        ..WatchPlan::default()
-    };
     let handle = start_on(connection, plan, sink.clone(), &process, pace).unwrap();
     Watched {
         api,
@@ -494,4 +523,75 @@ fn dropping_the_handle_ends_the_watch() {
         std::thread::park_timeout(Duration::from_millis(5));
     }
     drop(process);
+}
+
+const ALL: [Resource; 4] = [Namespaces, Services, EndpointSlices, Pods];
+
+#[test]
+fn limits_hold_requests_back() {
+    let interval = Duration::from_millis(300);
+    let limits = Limits {
+        interval: Some(interval),
+        burst: Some(3),
+        in_flight_max: None,
+    };
+    let began = Instant::now();
+    let watched = watch_within(limits, &ALL, |_| list(&[], 10, &[], Then::Hold));
+    for _ in ALL {
+        watched.api.next();
+    }
+    // Three at once, and the fourth in its turn.
+    assert!(began.elapsed() >= interval);
+    let families = watched.process.metrics.registry().gather();
+    let waits = families
+        .iter()
+        .find(|family| {
+            family.name() == "coredns_kubernetes_rest_client_rate_limiter_duration_seconds"
+        })
+        .unwrap()
+        .get_metric()[0]
+        .get_histogram();
+    assert_eq!(waits.get_sample_count(), 4);
+    assert!(waits.get_sample_sum() > 0.0);
+}
+
+#[test]
+fn lists_take_turns_and_open_watches_do_not_count() {
+    let limits = Limits {
+        interval: Some(Duration::ZERO),
+        burst: None,
+        in_flight_max: Some(1),
+    };
+    let (listing, most) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+    let seen = Arc::clone(&most);
+    let watched = watch_within(limits, &ALL, move |_| {
+        let now = listing.fetch_add(1, Ordering::SeqCst) + 1;
+        seen.fetch_max(now, Ordering::SeqCst);
+        // Long enough for the others to come, if they may.
+        std::thread::park_timeout(Duration::from_millis(50));
+        listing.fetch_sub(1, Ordering::SeqCst);
+        list(&[], 10, &[], Then::Hold)
+    });
+    watched.sink.wait("all lists", |heard| {
+        ALL.iter().all(|&resource| heard.lists_of(resource) > 0)
+    });
+    assert_eq!(most.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_failed_list_gives_its_place_to_the_next() {
+    let limits = Limits {
+        interval: Some(Duration::ZERO),
+        burst: None,
+        in_flight_max: Some(1),
+    };
+    // One list breaks off, one is refused, then all go well.
+    let watched = watch_within(limits, &ALL, |asked| match asked.nth {
+        0 => Answer::events(&[namespace("ADDED", "a", 1)], Then::Cut),
+        1 => Answer::refusal(500, "not yet"),
+        _ => list(&[], 10, &[], Then::Hold),
+    });
+    watched.sink.wait("all lists", |heard| {
+        ALL.iter().all(|&resource| heard.lists_of(resource) > 0)
+    });
 }

@@ -152,7 +152,7 @@ impl Follower {
         }
         let stream = self
             .link
-            .watch(&self.target.watch(&version, seconds), self.json_only)
+            .watch(&self.target.watch(&version, seconds), false, self.json_only)
             .await?;
         self.follow(stream, false).await
     }
@@ -161,7 +161,7 @@ impl Follower {
         if !self.paged {
             match self
                 .link
-                .watch(&self.target.stream(seconds), self.json_only)
+                .watch(&self.target.stream(seconds), true, self.json_only)
                 .await
             {
                 Ok(stream) => return self.follow(stream, true).await,
@@ -174,7 +174,7 @@ impl Follower {
         let version = self.progress.version().unwrap_or_default();
         let stream = self
             .link
-            .watch(&self.target.watch(&version, seconds), self.json_only)
+            .watch(&self.target.watch(&version, seconds), false, self.json_only)
             .await?;
         self.follow(stream, false).await
     }
@@ -220,7 +220,11 @@ impl Follower {
 
     /// Takes in a watch until it ends.
     async fn follow(&mut self, stream: Stream, mut listing: bool) -> Result<(), Failure> {
-        let Stream { encoding, mut body } = stream;
+        let Stream {
+            encoding,
+            mut body,
+            mut seat,
+        } = stream;
         let mut frames = Frames::new(encoding.framing());
         self.heard();
         self.progress.connected.store(true, Ordering::Relaxed);
@@ -256,6 +260,10 @@ impl Follower {
                         .map_err(|error| Failure::Garbled(error.to_string()))?,
                 };
                 listing = self.take(event, listing)?;
+                if !listing {
+                    // What remains is a watch, which is not counted.
+                    drop(seat.take());
+                }
             }
         }
     }

@@ -40,7 +40,7 @@ impl Families for ClientMetrics {
             throttled: HistogramVec::new(
                 HistogramOpts::new(
                     "coredns_kubernetes_rest_client_rate_limiter_duration_seconds",
-                    "time that requests to the API server, watches aside, waited for our own rate limit",
+                    "time that requests to the API server waited for our own limits of rate and number, by verb and host",
                 ),
                 &["verb", "host"],
             )?,
@@ -96,10 +96,13 @@ impl ClientMetrics {
         self.durations
             .with_label_values(&["GET", host])
             .observe(time.as_secs_f64());
-        // What is not a watch is a probe or a page of the fallback list, and nothing holds those back.
+    }
+
+    /// A request, of a watch too, waited this long for our own limits.
+    pub(super) fn held_back(&self, host: &str, time: Duration) {
         self.throttled
             .with_label_values(&["GET", host])
-            .observe(0.0);
+            .observe(time.as_secs_f64());
     }
 
     /// A list or watch failed.

@@ -17,6 +17,7 @@
 //!   deadline ([`pace::Pace`]).
 //! - A failure is followed by a growing delay with jitter; so is a watch that ends well but at once. Only the first 410
 //!   is not: our data are stale then, and the server is well.
+//! - No request is sent before the rate allows it, and no more lists run at once than allowed ([`Limits`]).
 //! - Every byte received is noted ([`WatchStatus::silent_for`]), so that staleness can be seen.
 //!
 //! Protobuf is asked for first and JSON second; a server that has no streamed lists is listed in pages.
@@ -42,6 +43,9 @@ mod journal;
 /// What is counted.
 pub mod metrics;
 
+/// Holds requests back.
+mod limit;
+
 /// Deadlines and delays.
 pub mod pace;
 
@@ -57,7 +61,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::ObjectSink;
 use crate::cluster::connect::{Connection, Surroundings};
 use crate::cluster::objects::Resource;
-use crate::cluster::source::{ApiSource, ConnectError};
+use crate::cluster::source::{ApiSource, ConnectError, Limits};
 use crate::cluster::thread::ClusterThread;
 use crate::cluster::watch::follow::Follower;
 use crate::cluster::watch::metrics::ClientMetrics;
@@ -74,6 +78,8 @@ pub struct WatchPlan {
     pub label_selector: Option<String>,
     /// `namespace_labels`: which Namespaces.
     pub namespace_label_selector: Option<String>,
+    /// `apiserver_*`: how often and how widely the API server is asked.
+    pub limits: Limits,
 }
 
 /// Keeps watches running: when the last one is dropped they stop. The sink must not hold it, since the watches hold the
@@ -144,7 +150,7 @@ pub fn start_on(
     let metrics = process.metrics.families::<ClientMetrics>();
     let stop = CancellationToken::new();
     let host = connection.host().to_owned();
-    let link = Arc::new(Link::new(connection, metrics, pace));
+    let link = Arc::new(Link::new(connection, metrics, pace, plan.limits));
     let mut followed = Vec::new();
     for &resource in &plan.resources {
         let progress = Arc::new(Progress::default());

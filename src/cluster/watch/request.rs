@@ -12,11 +12,13 @@ use tokio::time::timeout;
 use crate::cluster::connect::{Connection, chain, describe};
 use crate::cluster::objects::Resource;
 use crate::cluster::protobuf;
+use crate::cluster::source::Limits;
 use crate::cluster::watch::event::Status;
 use crate::cluster::watch::failure::Failure;
 use crate::cluster::watch::frame::Framing;
 use crate::cluster::watch::journal::Journal;
 use crate::cluster::watch::json;
+use crate::cluster::watch::limit::{Limiter, Seat};
 use crate::cluster::watch::metrics::ClientMetrics;
 use crate::cluster::watch::pace::Pace;
 
@@ -39,6 +41,7 @@ pub(super) struct Link {
     pub(super) journal: Journal,
     /// How long we wait.
     pub(super) pace: Pace,
+    limiter: Limiter,
 }
 
 /// The encoding of a body.
@@ -71,6 +74,8 @@ impl Encoding {
 pub(super) struct Stream {
     pub(super) encoding: Encoding,
     pub(super) body: Body,
+    /// Held while it lists.
+    pub(super) seat: Seat,
 }
 
 impl Link {
@@ -78,6 +83,7 @@ impl Link {
         connection: Connection,
         metrics: std::sync::Arc<ClientMetrics>,
         pace: Pace,
+        limits: Limits,
     ) -> Self {
         let journal = Journal::new(connection.host());
         Self {
@@ -86,18 +92,26 @@ impl Link {
             metrics,
             journal,
             pace,
+            limiter: Limiter::new(limits),
         }
     }
 
-    /// Opens a watch.
-    pub(super) async fn watch(&self, uri: &str, json_only: bool) -> Result<Stream, Failure> {
+    /// Opens a watch, which may begin with a list.
+    pub(super) async fn watch(
+        &self,
+        uri: &str,
+        listing: bool,
+        json_only: bool,
+    ) -> Result<Stream, Failure> {
         let accept = if json_only {
             "application/json"
         } else {
             "application/vnd.kubernetes.protobuf;stream=watch,application/json"
         };
+        let seat = self.admit(listing).await;
         let response = self.send(uri, accept).await?;
         Ok(Stream {
+            seat,
             encoding: Encoding::of(&response),
             body: response.into_body(),
         })
@@ -114,12 +128,27 @@ impl Link {
         } else {
             "application/vnd.kubernetes.protobuf,application/json"
         };
+        let _seat = self.admit(true).await;
         let began = Instant::now();
         let response = self.send(uri, accept).await?;
         let encoding = Encoding::of(&response);
         let body = collect(response.into_body(), PAGE_BYTES_MAX, self.pace.list_idle).await?;
         self.metrics.took(self.connection.host(), began.elapsed());
         Ok((encoding, body))
+    }
+
+    /// Waits until a request may be sent. One that counts as in flight does so while its seat is held.
+    async fn admit(&self, counts: bool) -> Seat {
+        let began = Instant::now();
+        let seat = if counts {
+            self.limiter.seat().await
+        } else {
+            self.limiter.token().await;
+            None
+        };
+        self.metrics
+            .held_back(self.connection.host(), began.elapsed());
+        seat
     }
 
     /// Sends a request and waits for the head of its reply, which is a success.

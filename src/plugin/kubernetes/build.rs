@@ -132,8 +132,8 @@ impl KubernetesConfig {
         let source = (&self.manifests, &self.api, root);
         let resources = self.resources();
         format!(
-            "{source:?} {resources:?} {} {selectors:?}",
-            self.endpoint_pod_names
+            "{source:?} {resources:?} {} {selectors:?} {:?}",
+            self.endpoint_pod_names, self.limits
         )
     }
 
@@ -192,6 +192,7 @@ impl KubernetesConfig {
             resources: self.resources(),
             label_selector: text(&self.labels),
             namespace_label_selector: text(&self.namespace_labels),
+            limits: self.limits,
         };
         Ok(watch::start(source, plan, sink, process)?)
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cluster::selector::Selector;
-use crate::cluster::source::ApiSource;
+use crate::cluster::source::{ApiSource, Limits};
 use crate::corefile::args::{Args, GoDuration, unknown_option};
 use crate::corefile::diagnostic::{Diagnostic, Span};
 use crate::corefile::key::parse_zone;
@@ -40,6 +40,7 @@ pub(super) struct KubernetesConfig {
     pub(super) ignore_empty_service: bool,
     pub(super) fallthrough: Option<Fallthrough>,
     pub(super) startup_timeout: Duration,
+    pub(super) limits: Limits,
 }
 
 /// What is known only when all options are read.
@@ -53,6 +54,7 @@ struct Pieces {
     namespaces: Option<Span>,
     namespace_labels: Option<Span>,
     zonal: Option<Span>,
+    limits: Vec<Span>,
 }
 
 pub(super) fn parse(context: &mut Context<'_>) -> Option<Box<dyn Config>> {
@@ -74,6 +76,7 @@ pub(super) fn parse(context: &mut Context<'_>) -> Option<Box<dyn Config>> {
         ignore_empty_service: false,
         fallthrough: None,
         startup_timeout: STARTUP_TIMEOUT_DEFAULT,
+        limits: Limits::default(),
     };
     let mut pieces = Pieces::default();
     for option in directive.options() {
@@ -206,7 +209,8 @@ impl KubernetesConfig {
                 return Err(Diagnostic::not_built(span, "`kubernetes` option `zonal`"));
             }
             "apiserver_qps" | "apiserver_burst" | "apiserver_max_inflight" => {
-                return read_limit(option, args);
+                read_limit(&mut self.limits, option, &mut args)?;
+                pieces.limits.push(span);
             }
             _ => return Err(unknown_option(SPEC.name, option, SPEC.option_names())),
         }
@@ -306,6 +310,13 @@ impl Pieces {
             self.api.and(self.manifests),
             "`manifests` and an API server",
         );
+        for &span in self.limits.iter().filter(|_| self.manifests.is_some()) {
+            faults.push(Diagnostic::warning(
+                span,
+                "limits of an API server mean nothing beside `manifests`",
+                "this line has no effect",
+            ));
+        }
         if let (Some((_, span)), None) = (&self.tls, &self.endpoint) {
             let fault = Diagnostic::warning(
                 *span,
@@ -416,24 +427,35 @@ fn read_timeout(args: &mut Args<'_>) -> Result<Duration, Diagnostic> {
     })
 }
 
-/// `apiserver_*`: a number of 0 or more. They limit nothing yet (nor do they in CoreDNS).
-fn read_limit(option: &Directive, mut args: Args<'_>) -> Result<(), Diagnostic> {
-    let name = &option.name.text;
+/// `apiserver_*`: a number of 0 or more, 0 being the default. CoreDNS reads them and limits nothing.
+fn read_limit(
+    limits: &mut Limits,
+    option: &Directive,
+    args: &mut Args<'_>,
+) -> Result<(), Diagnostic> {
+    let name = option.name.text.as_str();
     let span = args.peek().map_or(args.span(), |word| word.span);
-    let negative = if name == "apiserver_qps" {
-        args.take_as::<f64>("a number of 0 or more, such as 50")? < 0.0
-    } else {
-        args.take_as::<i64>("a whole number of 0 or more, such as 100")? < 0
-    };
-    if negative {
+    let negative = || {
         let message = format!("`{name}` must be 0 or more");
-        return Err(Diagnostic::error(
-            span,
-            message,
-            "expected a number of 0 or more",
-        ));
+        Diagnostic::error(span, message, "expected a number of 0 or more")
+    };
+    if name == "apiserver_qps" {
+        let rate: f64 = args.take_as("a number of 0 or more, such as 50")?;
+        if rate < 0.0 {
+            return Err(negative());
+        }
+        limits.interval = Limits::interval_of(rate);
+        return Ok(());
     }
-    args.finish()?;
-    let what = format!("`kubernetes` option `{name}`");
-    Err(Diagnostic::not_built(option.name.span, &what))
+    let number: i64 = args.take_as("a whole number of 0 or more, such as 100")?;
+    if number < 0 {
+        return Err(negative());
+    }
+    let number = (number > 0).then(|| u32::try_from(number).unwrap_or(u32::MAX));
+    if name == "apiserver_burst" {
+        limits.burst = number;
+    } else {
+        limits.in_flight_max = number;
+    }
+    Ok(())
 }

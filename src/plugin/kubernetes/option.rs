@@ -102,19 +102,19 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
     OptionSpec {
         name: "apiserver_qps",
         syntax: "apiserver_qps NUMBER",
-        default: "",
-        help: "not built yet: requests per second to the API server",
+        default: "5",
+        help: "requests per second to the API server, opening of watches included; 0 is the default",
     },
     OptionSpec {
         name: "apiserver_burst",
         syntax: "apiserver_burst NUMBER",
-        default: "",
-        help: "not built yet: requests above that rate",
+        default: "10",
+        help: "requests that may come at once above that rate; 0 is the default",
     },
     OptionSpec {
         name: "apiserver_max_inflight",
         syntax: "apiserver_max_inflight NUMBER",
         default: "",
-        help: "not built yet: requests in flight to the API server",
+        help: "lists and other requests in flight at once, watches aside; 0 does not limit them",
     },
 ];

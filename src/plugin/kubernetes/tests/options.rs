@@ -1,7 +1,9 @@
 //! Options: what is read, what is wrong, what is not built yet; and what is shared by equal ones.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::cluster::source::Limits;
 use crate::plugin::kubernetes::{SPEC, config};
 use crate::plugin::testing::bench::{fault, runtime};
 use crate::plugin::testing::{faults, parse};
@@ -74,6 +76,14 @@ fn a_wrong_value_is_a_fault_that_points_at_it() {
             "error: `apiserver_qps` must be 0 or more @ -1",
         ),
         (
+            "apiserver_qps NaN",
+            "error: `NaN` is not a number of 0 or more, such as 50 @ NaN",
+        ),
+        (
+            "apiserver_max_inflight -5",
+            "error: `apiserver_max_inflight` must be 0 or more @ -5",
+        ),
+        (
             "apiserver_burst 1.5",
             "error: `1.5` is not a whole number of 0 or more, such as 100 @ 1.5",
         ),
@@ -122,6 +132,7 @@ fn what_means_nothing_is_a_warning() {
         "startup_timeout 1s 2s",
         "endpoint https://a https://b",
         "tls a b c",
+        "manifests a\napiserver_qps 5",
     ] {
         let faults = config_faults(body);
         let all_warnings = faults.iter().all(|fault| fault.starts_with("warning: "));
@@ -146,12 +157,6 @@ fn what_a_later_version_does_is_named() {
             "multicluster cluster.local",
             "`kubernetes` option `multicluster`",
         ),
-        ("apiserver_qps 5", "`kubernetes` option `apiserver_qps`"),
-        ("apiserver_burst 5", "`kubernetes` option `apiserver_burst`"),
-        (
-            "apiserver_max_inflight 5",
-            "`kubernetes` option `apiserver_max_inflight`",
-        ),
     ] {
         let faults = config_faults(body);
         assert!(
@@ -159,6 +164,29 @@ fn what_a_later_version_does_is_named() {
             "{faults:?}"
         );
     }
+}
+
+fn limits(body: &str) -> Limits {
+    let text = format!("kubernetes cluster.local {{\n{body}\n}}\n");
+    let (config, faults) = parse(&SPEC, &text);
+    assert_eq!(faults.error_count(), 0, "{body}");
+    let config = config.expect("no fault") as Box<dyn std::any::Any>;
+    let config = config.downcast::<config::KubernetesConfig>();
+    config.expect("our own").limits
+}
+
+#[test]
+fn limits_of_0_are_the_defaults() {
+    let all = "apiserver_qps 0\napiserver_burst 0\napiserver_max_inflight 0";
+    assert_eq!(limits(all), Limits::default());
+    assert_eq!(
+        limits("apiserver_qps 0.5\napiserver_burst 7\napiserver_max_inflight 5000000000"),
+        Limits {
+            interval: Some(Duration::from_secs(2)),
+            burst: Some(7),
+            in_flight_max: Some(u32::MAX),
+        }
+    );
 }
 
 #[test]
