@@ -2,12 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::corefile::args::Args;
 use crate::corefile::diagnostic::Diagnostic;
-use crate::corefile::tree::Word;
+use crate::corefile::tree::{Directive, Word};
 
 /// Reads where to listen. No host means every address, IPv4 and IPv6, and comes back as `[::]`; `localhost` is
 /// 127.0.0.1. Other names are refused: a DNS server that needs DNS to start is a trap.
-pub fn parse_listen_address(word: &Word) -> Result<SocketAddr, Diagnostic> {
+fn parse_listen_address(word: &Word) -> Result<SocketAddr, Diagnostic> {
     const EXPECTED: &str = "expected an address such as :8080, localhost:8080 or [::1]:8080";
     let text = &word.text;
     let fault = |what: &str| Diagnostic::error(word.span, format!("`{text}` {what}"), EXPECTED);
@@ -32,6 +33,18 @@ pub fn parse_listen_address(word: &Word) -> Result<SocketAddr, Diagnostic> {
             .map_err(|_| fault("is not an IP address"))?,
     };
     Ok(SocketAddr::new(ip, port))
+}
+
+/// Reads a directive whose one argument, if it has any, says where to listen; without one `address` stays.
+pub fn read_listen_address(
+    directive: &Directive,
+    address: &mut SocketAddr,
+) -> Result<(), Diagnostic> {
+    let mut args = Args::of(directive);
+    if args.peek().is_some() {
+        *address = parse_listen_address(args.take("an address")?)?;
+    }
+    args.finish()
 }
 
 #[cfg(test)]

@@ -10,7 +10,6 @@
 //! directive one after the other. `File` is empty for the Corefile and the absolute path of an import. Comments and
 //! blanks do not count, unless they move a line.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use sha2::{Digest, Sha512};
@@ -64,14 +63,7 @@ impl<'c> Writer<'c> {
         self.json.push_str("{\"Keys\":");
         self.list('[', ']', &block.keys, |this, key| this.string(&key.text));
         self.json.push_str(",\"Tokens\":");
-        let mut by_name: BTreeMap<&str, Vec<&Directive>> = BTreeMap::new();
-        for directive in &block.directives {
-            by_name
-                .entry(&directive.name.text)
-                .or_default()
-                .push(directive);
-        }
-        let groups: Vec<_> = by_name.into_iter().collect();
+        let groups: Vec<_> = block.by_name().into_iter().collect();
         self.list('{', '}', &groups, |this, (name, directives)| {
             this.string(name);
             this.json.push_str(":[");

@@ -1,5 +1,7 @@
 //! The tree: blocks, directives, words. Imports and snippets are spliced in, environment variables expanded.
 
+use std::collections::BTreeMap;
+
 use crate::corefile::diagnostic::{Source, Sources, Span};
 
 /// A whole configuration.
@@ -87,6 +89,20 @@ pub struct Word {
     pub span: Span,
     /// The line it starts on, from 1.
     pub line: u32,
+}
+
+impl Block {
+    /// Its directives by name, those of one name in the order they stand.
+    pub fn by_name(&self) -> BTreeMap<&str, Vec<&Directive>> {
+        let mut by_name: BTreeMap<&str, Vec<&Directive>> = BTreeMap::new();
+        for directive in &self.directives {
+            by_name
+                .entry(&directive.name.text)
+                .or_default()
+                .push(directive);
+        }
+        by_name
+    }
 }
 
 impl Directive {

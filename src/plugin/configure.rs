@@ -1,7 +1,5 @@
 //! From the tree to checked server blocks: every directive handed to its plugin, every word without a plugin reported.
 
-use std::collections::BTreeMap;
-
 use crate::corefile::args::nearest;
 use crate::corefile::diagnostic::{Diagnostic, Faults};
 use crate::corefile::key::{Key, Scheme, parse_keys};
@@ -157,13 +155,7 @@ fn plugins(
     corefile: &Corefile,
     faults: &mut Faults,
 ) -> Vec<(&'static Spec, Box<dyn Config>)> {
-    let mut by_name: BTreeMap<&str, Vec<&Directive>> = BTreeMap::new();
-    for directive in &block.directives {
-        by_name
-            .entry(&directive.name.text)
-            .or_default()
-            .push(directive);
-    }
+    let mut by_name = block.by_name();
     let mut plugins = Vec::new();
     for &spec in PLUGINS {
         let Some(directives) = by_name.remove(spec.name) else {

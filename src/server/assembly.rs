@@ -52,16 +52,7 @@ impl Assembly<'_> {
 
     /// Runs a task for as long as this generation serves.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let stop = self.generation.stop.clone();
-        self.generation.tasks.spawn_on(
-            async move {
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = task => {}
-                }
-            },
-            &self.process.runtime,
-        );
+        self.generation.spawn(&self.process.runtime, task);
     }
 }
 
@@ -90,6 +81,26 @@ pub struct Plan {
     pub stop: CancellationToken,
     /// Its tasks.
     pub tasks: TaskTracker,
+}
+
+impl Plan {
+    /// Runs a task until the generation is retired.
+    pub fn spawn(
+        &self,
+        runtime: &tokio::runtime::Handle,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let stop = self.stop.clone();
+        self.tasks.spawn_on(
+            async move {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = task => {}
+                }
+            },
+            runtime,
+        );
+    }
 }
 
 /// The upstreams of one server block: who sends queries out adds its own, who looks after them reads the list once

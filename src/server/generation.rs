@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::chain::Chain;
 use crate::chain::plugin::Plugin;
-use crate::corefile::key::{Key, Scheme};
+use crate::corefile::key::{Key, Scheme, is_host_like};
 use crate::plugin::BuildError;
 use crate::plugin::configure::BlockConfig;
 use crate::server::assembly::{Assembly, Plan, Upstreams};
@@ -127,7 +127,7 @@ fn build_links(
     let mut links = Vec::new();
     let mut configs = block.plugins.iter().map(|(_, config)| &**config);
     let root = configs.find_map(crate::plugin::root::path_of);
-    for (place, (spec, config)) in block.plugins.iter().enumerate() {
+    for ((spec, config), fingerprint_below) in block.plugins.iter().zip(fingerprints(block)) {
         let ip = plan.bind.as_ref().and_then(|ips| ips.first().copied());
         let port = block
             .keys
@@ -140,7 +140,7 @@ fn build_links(
             keys: &block.keys,
             server: &server,
             root: root.unwrap_or(Path::new("")),
-            fingerprint_below: fingerprint(block, place),
+            fingerprint_below,
             generation: plan,
         };
         let made = config
@@ -151,17 +151,22 @@ fn build_links(
     Ok(links)
 }
 
-/// A hash of the block's zones and of all that is configured below `place`. It is compared within this process only.
-fn fingerprint(block: &BlockConfig, place: usize) -> u64 {
-    let mut hasher = foldhash::quality::FixedState::default().build_hasher();
+/// For each plugin a hash of the block's zones and of all that is configured below it. They are compared within this
+/// process only. Each configuration is written out once: that of `hosts` may be long.
+fn fingerprints(block: &BlockConfig) -> Vec<u64> {
+    let seed = foldhash::quality::FixedState::default();
+    let mut hasher = seed.build_hasher();
     for key in &block.keys {
         key.zone.hash(&mut hasher);
     }
-    for (spec, config) in &block.plugins[place + 1..] {
-        spec.name.hash(&mut hasher);
-        format!("{config:?}").hash(&mut hasher);
-    }
-    hasher.finish()
+    let mut below = hasher.finish();
+    let upwards = block.plugins.iter().rev().map(|(spec, config)| {
+        let with_this = seed.hash_one((spec.name, format!("{config:?}"), below));
+        std::mem::replace(&mut below, with_this)
+    });
+    let mut fingerprints: Vec<u64> = upwards.collect();
+    fingerprints.reverse();
+    fingerprints
 }
 
 /// Gives each key of a block its place among the blocks of its address.
@@ -237,23 +242,9 @@ fn banner(served: &BTreeMap<ListenAddress, Vec<Arc<ServerBlock>>>) -> Vec<String
     lines
 }
 
-/// RFC 1035, section 2.3.1: letters, digits, hyphens; a letter first, no hyphen last. Reverse zones and the root are
-/// as they have to be.
+/// The line that CoreDNS starts with for a zone that is no host name.
 fn preferred_syntax_warning(key: &Key) -> Option<String> {
-    let text = key.zone.to_string();
-    if key.zone.as_ref().is_root()
-        || text.ends_with(".in-addr.arpa.")
-        || text.ends_with(".ip6.arpa.")
-    {
-        return None;
-    }
-    let preferred = |label: &[u8]| {
-        label.first().is_some_and(u8::is_ascii_alphabetic)
-            && label.last().is_some_and(u8::is_ascii_alphanumeric)
-            && label
-                .iter()
-                .all(|&octet| octet.is_ascii_alphanumeric() || octet == b'-')
-    };
-    let odd = !key.zone.as_ref().labels().all(preferred);
-    odd.then(|| format!("Warning: Domain \"{text}\" does not follow RFC1035 preferred syntax"))
+    let zone = &key.zone;
+    (!is_host_like(zone))
+        .then(|| format!("Warning: Domain \"{zone}\" does not follow RFC1035 preferred syntax"))
 }

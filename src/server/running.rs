@@ -146,18 +146,9 @@ impl Server {
             &self.process.metrics,
             blocks.map(|block| &**block),
         );
-        let stop = self.generation.plan.stop.clone();
-        for task in self.generation.plan.after_serving.drain(..) {
-            let stop = stop.clone();
-            self.generation.plan.tasks.spawn_on(
-                async move {
-                    tokio::select! {
-                        () = stop.cancelled() => {}
-                        () = task => {}
-                    }
-                },
-                &self.process.runtime,
-            );
+        let plan = &mut self.generation.plan;
+        for task in std::mem::take(&mut plan.after_serving) {
+            plan.spawn(&self.process.runtime, task);
         }
     }
 

@@ -26,6 +26,8 @@ use crate::wire::code::{Class, Rcode, RecordType};
 use crate::wire::edns::ExtendedError;
 use crate::wire::name::{Name, NameBuf};
 use crate::wire::query::{Malformed, Query, write_rejection};
+use crate::wire::writer::{ReplyOpt, ReplyWriter};
+use crate::wire::{UDP_CLASSIC_MAX, UDP_PAYLOAD_DEFAULT};
 use crate::zone::block::ServerBlock;
 
 /// All zones that one listening address serves.
@@ -132,26 +134,20 @@ impl Zones {
         rcode: Rcode,
         why: Option<ExtendedError>,
     ) -> Outcome {
-        use crate::wire::writer::{ReplyOpt, ReplyWriter};
         if rcode != Rcode::BADVERS {
             self.metrics.count_unserved(query, &arrival, rcode);
         }
         let mut reply = ReplyWriter::new(query, out);
         reply.rcode = rcode;
         let opt = query.edns().map(|edns| ReplyOpt {
-            payload_size: crate::wire::UDP_PAYLOAD_DEFAULT,
+            payload_size: UDP_PAYLOAD_DEFAULT,
             dnssec_ok: edns.dnssec_ok && edns.version == 0,
-            // An error reply is never larger than its query, so it cannot amplify.
-            extended_error: why
-                .as_ref()
-                .filter(|_| query.message().len() >= query.question_octets().len() + 12 + 11 + 6),
+            extended_error: why.as_ref(),
             options: &[],
         });
-        reply.finish(
-            query,
-            usize::from(crate::wire::UDP_CLASSIC_MAX),
-            opt.as_ref(),
-        );
+        // An error reply is never larger than its query, so it cannot amplify: the extended error goes first.
+        let limit = query.message().len().min(usize::from(UDP_CLASSIC_MAX));
+        reply.finish(query, limit, opt.as_ref());
         Outcome::Reply
     }
 }

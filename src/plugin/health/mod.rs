@@ -15,7 +15,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::chain::plugin::Plugin;
-use crate::corefile::address::parse_listen_address;
+use crate::corefile::address::read_listen_address;
 use crate::corefile::args::{Args, GoDuration, unknown_option};
 use crate::corefile::diagnostic::Diagnostic;
 use crate::corefile::tree::Directive;
@@ -65,7 +65,7 @@ fn parse(context: &mut Context<'_>) -> Option<Box<dyn Config>> {
                 "what it says replaces what the one above says",
             ));
         }
-        let address = config.read_address(directive);
+        let address = read_listen_address(directive, &mut config.address);
         context.faults.note(address);
         for option in directive.options() {
             let read = config.read_option(option);
@@ -76,14 +76,6 @@ fn parse(context: &mut Context<'_>) -> Option<Box<dyn Config>> {
 }
 
 impl HealthConfig {
-    fn read_address(&mut self, directive: &Directive) -> Result<(), Diagnostic> {
-        let mut args = Args::of(directive);
-        if args.peek().is_some() {
-            self.address = parse_listen_address(args.take("an address")?)?;
-        }
-        args.finish()
-    }
-
     fn read_option(&mut self, option: &Directive) -> Result<(), Diagnostic> {
         const EXPECTED: &str = "a duration such as 5s";
         if option.name.text != "lameduck" {

@@ -9,7 +9,7 @@ use http::{Response, StatusCode};
 use prometheus::TextEncoder;
 
 use crate::chain::plugin::Plugin;
-use crate::corefile::address::parse_listen_address;
+use crate::corefile::address::read_listen_address;
 use crate::corefile::args::{Args, unknown_option};
 use crate::corefile::diagnostic::Diagnostic;
 use crate::corefile::tree::Directive;
@@ -57,7 +57,7 @@ pub(in crate::plugin::prometheus) fn parse(context: &mut Context<'_>) -> Option<
         address: (Ipv4Addr::LOCALHOST, PORT_DEFAULT).into(),
         runtime_metrics: false,
     };
-    let address = config.read_address(directive);
+    let address = read_listen_address(directive, &mut config.address);
     context.faults.note(address);
     let mut has_tls = false;
     for option in directive.options() {
@@ -72,16 +72,6 @@ pub(in crate::plugin::prometheus) fn parse(context: &mut Context<'_>) -> Option<
         context.faults.note(result);
     }
     (context.faults.error_count() == errors).then(|| Box::new(config) as _)
-}
-
-impl PrometheusConfig {
-    fn read_address(&mut self, directive: &Directive) -> Result<(), Diagnostic> {
-        let mut args = Args::of(directive);
-        if args.peek().is_some() {
-            self.address = parse_listen_address(args.take("an address")?)?;
-        }
-        args.finish()
-    }
 }
 
 /// Always a fault: of the option, or that it is not built.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use http::StatusCode;
 
 use crate::chain::plugin::Plugin;
-use crate::corefile::address::parse_listen_address;
+use crate::corefile::address::read_listen_address;
 use crate::corefile::args::{Args, unknown_option};
 use crate::corefile::diagnostic::Diagnostic;
 use crate::corefile::tree::Directive;
@@ -58,7 +58,7 @@ fn parse(context: &mut Context<'_>) -> Option<Box<dyn Config>> {
         address: (Ipv6Addr::UNSPECIFIED, PORT_DEFAULT).into(),
         monitor: Monitor::UntilReady,
     };
-    let address = config.read_address(directive);
+    let address = read_listen_address(directive, &mut config.address);
     context.faults.note(address);
     for option in directive.options() {
         let read = config.read_option(option);
@@ -68,14 +68,6 @@ fn parse(context: &mut Context<'_>) -> Option<Box<dyn Config>> {
 }
 
 impl ReadyConfig {
-    fn read_address(&mut self, directive: &Directive) -> Result<(), Diagnostic> {
-        let mut args = Args::of(directive);
-        if args.peek().is_some() {
-            self.address = parse_listen_address(args.take("an address")?)?;
-        }
-        args.finish()
-    }
-
     fn read_option(&mut self, option: &Directive) -> Result<(), Diagnostic> {
         const EXPECTED: &str = "`until-ready` or `continuously`";
         if option.name.text != "monitor" {
