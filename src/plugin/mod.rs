@@ -12,6 +12,9 @@
 /// `fallthrough [ZONES...]`, which many plugins take.
 pub mod fallthrough;
 
+/// The records of a Service, for the plugins that answer them.
+mod service;
+
 #[cfg(test)]
 pub(crate) mod testing;
 

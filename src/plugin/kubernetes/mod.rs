@@ -18,7 +18,6 @@ mod name;
 mod nameserver;
 mod option;
 mod reverse;
-mod service;
 
 #[cfg(test)]
 mod tests;
@@ -35,6 +34,7 @@ use crate::cluster::table::{ServiceView, Table};
 use crate::plugin::Spec;
 use crate::plugin::fallthrough::Fallthrough;
 use crate::plugin::kubernetes::name::{Place, ServicePlace};
+use crate::plugin::service::{self, dashed};
 use crate::wire::code::{Rcode, RecordType};
 use crate::wire::name::{Name, NameBuf, NameRef};
 
@@ -225,7 +225,7 @@ impl Kubernetes {
             return Finding::NameError;
         }
         let verified = self.pods == PodMode::Verified;
-        let Some(address) = name::pod_address(dashed, verified) else {
+        let Some(address) = dashed::pod_address(dashed, verified) else {
             return Finding::NameError;
         };
         let pods = if verified {

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 
 use crate::chain::exchange::Exchange;
 use crate::cluster::table::{ServiceView, Slot, ViewKind};
-use crate::plugin::kubernetes::service::Targets;
 use crate::plugin::kubernetes::{Asked, Kubernetes};
+use crate::plugin::service::Targets;
 use crate::wire::code::RecordType;
 use crate::wire::name::{Name, NameBuf, NameRef};
 use crate::wire::record::Section;

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use crate::cluster::table::{Backend, ServiceView, Slot};
-use crate::plugin::kubernetes::{Kubernetes, name};
+use crate::plugin::kubernetes::Kubernetes;
+use crate::plugin::service::dashed;
 use crate::wire::code::RecordType;
 use crate::wire::name::NameBuf;
 use crate::wire::writer::{Owner, ReplyWriter};
@@ -52,7 +53,7 @@ impl Kubernetes {
         if let Some(backend) = backend {
             match backend.name {
                 Some(name) => target.push_label(name),
-                None => target.push_label(name::endpoint_label(backend.address).as_bytes()),
+                None => target.push_label(dashed::endpoint_label(backend.address).as_bytes()),
             }
             .ok()?;
         }

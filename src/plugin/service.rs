@@ -1,4 +1,7 @@
-//! The records of a Service, written from one version of it.
+//! The records of a Service, written from one version of it: what the plugins that answer them have in common.
+
+/// Addresses as labels.
+pub(super) mod dashed;
 
 use std::cell::RefCell;
 use std::hash::{BuildHasher, Hash, Hasher};
@@ -8,11 +11,35 @@ use hashbrown::HashTable;
 
 use crate::cluster::objects::Port;
 use crate::cluster::table::{Alias, Backend, ServiceView, SliceView, ViewKind};
-use crate::plugin::kubernetes::name::{self, Part};
 use crate::wire::code::RecordType;
 use crate::wire::name::{NameBuf, NameRef};
 use crate::wire::record::Section;
 use crate::wire::writer::{Owner, ReplyWriter};
+
+/// What stands left of a Service's own name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part<'q> {
+    /// Nothing.
+    Whole,
+    /// The host name of an endpoint.
+    Endpoint(&'q [u8]),
+    /// Port name and protocol without their underscores; empty matches any.
+    Port { port: &'q [u8], protocol: &'q [u8] },
+}
+
+impl<'q> Part<'q> {
+    /// A port by the labels of its name and of its protocol, underscores or not.
+    pub(super) fn port(port: &'q [u8], protocol: &'q [u8]) -> Self {
+        Self::Port {
+            port: without_underscore(port),
+            protocol: without_underscore(protocol),
+        }
+    }
+}
+
+fn without_underscore(label: &[u8]) -> &[u8] {
+    label.strip_prefix(b"_").unwrap_or(label)
+}
 
 /// Whether this part of a Service is there, whatever type is asked for.
 pub(super) fn exists(view: &ServiceView, part: Part<'_>, ignore_empty: bool) -> bool {
@@ -77,7 +104,7 @@ fn port_numbers<'p>(ports: &'p [Port], part: Part<'p>) -> impl Iterator<Item = u
 
 /// Places of the endpoints with this host name. The name of an address counts only where there is no other.
 fn endpoints_named<'v>(slice: &'v SliceView, label: &'v [u8]) -> impl Iterator<Item = usize> + 'v {
-    let address = name::endpoint_address(label);
+    let address = dashed::endpoint_address(label);
     let named = slice.is_named();
     let all = if named || address.is_some() {
         slice.len()
@@ -180,7 +207,7 @@ impl Targets {
         let mut target = NameBuf::new();
         match backend.name {
             Some(name) => target.push_label(name),
-            None => target.push_label(name::endpoint_label(backend.address).as_bytes()),
+            None => target.push_label(dashed::endpoint_label(backend.address).as_bytes()),
         }
         .ok()?;
         target.push_name(self.service.as_ref()).ok()?;
