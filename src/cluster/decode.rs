@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::cluster::decode::raw::{AllLabels, Picked, ServiceName};
+use crate::cluster::decode::raw::{AllLabels, SliceLabels};
 use crate::cluster::objects::{Object, Resource, ServiceKind};
 
 /// Octets in a pod name from which on it is not used as a host name: it would not be one label.
@@ -86,7 +86,7 @@ impl<'de> DeserializeSeed<'de> for ObjectSeed {
     type Value = Object;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Object, D::Error> {
-        let (object, _) = raw::object::<Picked<ServiceName>, D>(self.0, deserializer)?;
+        let (object, _) = raw::object::<SliceLabels, D>(self.0, deserializer)?;
         named(object)
     }
 }
@@ -224,6 +224,15 @@ fn service_kind_of_addresses<'a>(mut texts: impl Iterator<Item = &'a str> + Clon
     ServiceKind::ClusterIp(texts.by_ref().filter_map(address).collect())
 }
 
+/// What a ServiceImport's name stands for: all types but one have addresses, maybe none yet.
+fn import_kind(import_type: &str, addresses: Vec<IpAddr>) -> ServiceKind {
+    if import_type == "Headless" {
+        ServiceKind::Headless
+    } else {
+        ServiceKind::ClusterIp(addresses)
+    }
+}
+
 /// Reads an address; IPv4-mapped ones mean IPv4.
 pub fn address(text: &str) -> Option<IpAddr> {
     text.parse::<IpAddr>()
@@ -326,6 +335,69 @@ mod tests {
         assert_eq!(slice.endpoints[1].hostname, None);
         assert_eq!(slice.endpoints[3].target_name.as_deref(), Some("web-abc"));
         assert_eq!((&*slice.ports[0].name, slice.ports[0].number), ("", None));
+    }
+
+    #[test]
+    fn a_slice_keeps_the_zones_of_its_endpoints_and_what_it_was_imported_for() {
+        let slice = slice(
+            r#"{"metadata":{"name":"web-1","namespace":"shop","labels":{
+            "multicluster.kubernetes.io/source-cluster":"c1","a":"b","multicluster.kubernetes.io/service-name":"web"}},
+            "endpoints":[{"addresses":["10.1.0.1"],"zone":"Eu-West.1"},{"addresses":["10.1.0.2"],"zone":null},
+            {"addresses":["10.1.0.3"],"zone":""}]}"#,
+        );
+        assert_eq!(&*slice.service, "");
+        let import = slice.import.expect("an imported slice");
+        assert_eq!((&*import.service, &*import.cluster), ("web", "c1"));
+        let zones: Vec<_> = slice
+            .endpoints
+            .iter()
+            .map(|endpoint| endpoint.zone.as_deref())
+            .collect();
+        assert_eq!(zones, [Some("Eu-West.1"), None, None]);
+    }
+
+    #[test]
+    fn a_slice_of_no_known_cluster_is_imported_all_the_same() {
+        let import = |labels: &str| {
+            let json = format!(r#"{{"metadata":{{"name":"a","labels":{labels}}}}}"#);
+            slice(&json).import.map(|import| import.cluster)
+        };
+        assert_eq!(
+            import(r#"{"multicluster.kubernetes.io/service-name":"web"}"#),
+            Some("".into())
+        );
+        assert_eq!(
+            import(r#"{"multicluster.kubernetes.io/source-cluster":"c1"}"#),
+            None
+        );
+    }
+
+    #[test]
+    fn an_import_has_addresses_or_is_headless() {
+        let import = |spec: &str| {
+            let json =
+                format!(r#"{{"metadata":{{"name":"web","namespace":"shop"}},"spec":{spec}}}"#);
+            match object_from_json(Resource::ServiceImports, json.as_bytes()) {
+                Ok(Object::ServiceImport(import)) => import,
+                other => panic!("{other:?}"),
+            }
+        };
+        let web = import(
+            r#"{"type":"ClusterSetIP","ips":["10.97.0.1","none"],"ports":[{"name":"http","port":80},
+            {"port":53,"protocol":"UDP","appProtocol":"dns"}],"sessionAffinity":"None"}"#,
+        );
+        let address = "10.97.0.1".parse().expect("an address");
+        assert_eq!(web.kind, ServiceKind::ClusterIp(vec![address]));
+        let ports: Vec<_> = web
+            .ports
+            .iter()
+            .map(|port| (&*port.name, &*port.protocol, port.number))
+            .collect();
+        assert_eq!(ports, [("http", "TCP", Some(80)), ("", "UDP", Some(53))]);
+        assert_eq!(import(r#"{"type":"Headless"}"#).kind, ServiceKind::Headless);
+        for pending in ["null", "{}", r#"{"type":"ClusterSetIP","ips":null}"#] {
+            assert_eq!(import(pending).kind, ServiceKind::ClusterIp(Vec::new()));
+        }
     }
 
     #[test]

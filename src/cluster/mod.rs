@@ -91,7 +91,7 @@ pub struct Cluster {
     pub table: Table,
     store: Mutex<Store>,
     wanted: Box<[Resource]>,
-    lists: [ListState; 4],
+    lists: [ListState; Resource::COUNT],
     synced: Sender<bool>,
     serial: AtomicU32,
     observer: OnceLock<TriggerObserver>,

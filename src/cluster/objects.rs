@@ -28,9 +28,11 @@ pub enum Object {
     EndpointSlice(EndpointSlice),
     /// A Pod.
     Pod(Pod),
+    /// A ServiceImport: a Service of several clusters.
+    ServiceImport(ServiceImport),
 }
 
-/// The four resources that are listed and watched.
+/// The resources that are listed and watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Resource {
     /// `/api/v1/namespaces`
@@ -41,6 +43,8 @@ pub enum Resource {
     EndpointSlices,
     /// `/api/v1/pods`
     Pods,
+    /// `/apis/multicluster.x-k8s.io/v1alpha1/serviceimports`: defined by users, so it may not exist at all.
+    ServiceImports,
 }
 
 /// What a Service's name stands for.
@@ -84,6 +88,8 @@ pub struct EndpointSlice {
     pub meta: Meta,
     /// The label `kubernetes.io/service-name`; empty if it is missing.
     pub service: Box<str>,
+    /// What it says of itself if it came from another cluster.
+    pub import: Option<Import>,
     /// Ports, shared by all endpoints.
     pub ports: Vec<Port>,
     /// Endpoints, ready or not, in the order of the object.
@@ -103,6 +109,28 @@ pub struct Endpoint {
     pub target_name: Option<Box<str>>,
     /// `conditions.ready`; absent or null means true.
     pub ready: bool,
+    /// `zone`, the topology zone it is in, if set and not empty.
+    pub zone: Option<Box<str>>,
+}
+
+/// The labels of an EndpointSlice that another cluster exports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Import {
+    /// The label `multicluster.kubernetes.io/service-name`: the ServiceImport that it belongs to.
+    pub service: Box<str>,
+    /// The label `multicluster.kubernetes.io/source-cluster`; empty if it is missing.
+    pub cluster: Box<str>,
+}
+
+/// A ServiceImport (`multicluster.x-k8s.io/v1alpha1`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceImport {
+    /// Identity and version.
+    pub meta: Meta,
+    /// Addresses; never an alias. `ClusterIp` without any is one that no address was given yet.
+    pub kind: ServiceKind,
+    /// Ports; empty is legal.
+    pub ports: Vec<Port>,
 }
 
 /// A Pod.
@@ -119,6 +147,9 @@ pub struct Pod {
 }
 
 impl Resource {
+    /// How many there are: `resource as usize` is below it.
+    pub const COUNT: usize = Self::ServiceImports as usize + 1;
+
     /// Its name in the API, as roles, log lines and metrics spell it.
     pub fn name(self) -> &'static str {
         match self {
@@ -126,6 +157,7 @@ impl Resource {
             Self::Services => "services",
             Self::EndpointSlices => "endpointslices",
             Self::Pods => "pods",
+            Self::ServiceImports => "serviceimports",
         }
     }
 }
@@ -138,6 +170,7 @@ impl Object {
             Self::Service(service) => &service.meta,
             Self::EndpointSlice(slice) => &slice.meta,
             Self::Pod(pod) => &pod.meta,
+            Self::ServiceImport(import) => &import.meta,
         }
     }
 
@@ -148,6 +181,7 @@ impl Object {
             Self::Service(service) => &mut service.meta,
             Self::EndpointSlice(slice) => &mut slice.meta,
             Self::Pod(pod) => &mut pod.meta,
+            Self::ServiceImport(import) => &mut import.meta,
         }
     }
 
@@ -158,6 +192,7 @@ impl Object {
             Self::Service(_) => Resource::Services,
             Self::EndpointSlice(_) => Resource::EndpointSlices,
             Self::Pod(_) => Resource::Pods,
+            Self::ServiceImport(_) => Resource::ServiceImports,
         }
     }
 }

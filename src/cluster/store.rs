@@ -83,7 +83,7 @@ struct PodRecord {
 pub(in crate::cluster) struct Store {
     /// Whether the name of what an endpoint stands for serves as its host name (`endpoint_pod_names`).
     pod_names: bool,
-    lists: [u32; 4],
+    lists: [u32; Resource::COUNT],
     namespaces: HashMap<Key, Seen>,
     services: HashMap<Key, Box<ServiceRecord>>,
     slices: HashMap<Key, SliceRecord>,
@@ -126,7 +126,7 @@ impl Store {
     pub(in crate::cluster) fn new(pod_names: bool) -> Self {
         Self {
             pod_names,
-            lists: [0; 4],
+            lists: [0; Resource::COUNT],
             namespaces: HashMap::new(),
             services: HashMap::new(),
             slices: HashMap::new(),
@@ -164,6 +164,8 @@ impl Store {
                 self.pods.iter().map(|(key, record)| (key, &record.seen)),
                 gone,
             ),
+            // Nobody asks for them yet.
+            Resource::ServiceImports => Vec::new(),
         };
         let mut change = Change::default();
         for key in keys {
@@ -184,6 +186,7 @@ impl Store {
             Object::Service(service) => self.apply_service(service, seen, table),
             Object::EndpointSlice(slice) => self.apply_slice(slice, seen, table),
             Object::Pod(pod) => self.apply_pod(&pod, seen, table),
+            Object::ServiceImport(_) => Change::default(),
         }
     }
 
@@ -199,6 +202,7 @@ impl Store {
             Resource::Namespaces => label(name).map(Key::from),
             Resource::Services => service_key(name, namespace),
             Resource::EndpointSlices | Resource::Pods => Some(object_key(namespace, name)),
+            Resource::ServiceImports => None,
         };
         key.map_or_else(Change::default, |key| self.remove(resource, &key, table))
     }
@@ -217,6 +221,7 @@ impl Store {
                 change_pods(table, record.address, &record.namespace, -1);
                 true
             }),
+            Resource::ServiceImports => false,
         };
         Change {
             zone,

@@ -53,10 +53,12 @@ fn slice(name: &str, service: &str, version: &str, addresses: &[&str]) -> Object
         hostname: None,
         target_name: Some(format!("pod-{address}").replace('.', "-").into()),
         ready: true,
+        zone: None,
     });
     Object::EndpointSlice(EndpointSlice {
         meta: meta(name, version),
         service: service.into(),
+        import: None,
         ports: Vec::new(),
         endpoints: endpoints.collect(),
         trigger_time: Some("2024-01-02T03:04:05Z".into()),

@@ -8,9 +8,9 @@ use std::net::IpAddr;
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::{address, is_finished, is_target_name, service_kind};
+use super::{address, import_kind, is_finished, is_target_name, service_kind};
 use crate::cluster::objects::{
-    Endpoint, EndpointSlice, Meta, Object, Pod, Port, Resource, Service,
+    Endpoint, EndpointSlice, Import, Meta, Object, Pod, Port, Resource, Service, ServiceImport,
 };
 
 /// Reads an object, and as much of its labels as is asked for.
@@ -32,13 +32,18 @@ pub(super) fn object<'de, L: Labels, D: Deserializer<'de>>(
         Resource::EndpointSlices => {
             let mut raw = RawSlice::<L>::deserialize(deserializer)?;
             let mut labels = std::mem::take(&mut raw.metadata.labels);
-            let slice = raw.of_service(labels.service_name());
+            let slice = raw.labeled(&mut labels);
             (Object::EndpointSlice(slice), labels)
         }
         Resource::Pods => {
             let mut raw = RawPod::<L>::deserialize(deserializer)?;
             let labels = std::mem::take(&mut raw.metadata.labels);
             (Object::Pod(raw.into()), labels)
+        }
+        Resource::ServiceImports => {
+            let mut raw = RawImport::<L>::deserialize(deserializer)?;
+            let labels = std::mem::take(&mut raw.metadata.labels);
+            (Object::ServiceImport(raw.into()), labels)
         }
     })
 }
@@ -54,20 +59,54 @@ fn null_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
 pub(super) trait Labels: Default + de::DeserializeOwned {
     /// The Service that a slice belongs to.
     fn service_name(&mut self) -> Option<Box<str>>;
+
+    /// The ServiceImport that it belongs to, and the cluster it comes from.
+    fn import(&mut self) -> Option<Import>;
 }
+
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+const IMPORT_NAME: &str = "multicluster.kubernetes.io/service-name";
+const SOURCE_CLUSTER: &str = "multicluster.kubernetes.io/source-cluster";
 
 /// All of them, for who has to hold a selector against them.
 pub(in crate::cluster) type AllLabels = BTreeMap<Box<str>, Option<Box<str>>>;
 
 impl Labels for AllLabels {
     fn service_name(&mut self) -> Option<Box<str>> {
-        self.get(ServiceName::NAME)?.clone()
+        self.get(SERVICE_NAME)?.clone()
+    }
+
+    fn import(&mut self) -> Option<Import> {
+        let cluster = || self.get(SOURCE_CLUSTER)?.clone();
+        Some(Import {
+            service: self.get(IMPORT_NAME)?.clone()?,
+            cluster: cluster().unwrap_or_default(),
+        })
     }
 }
 
-impl Labels for Picked<ServiceName> {
+/// Those that say what a slice belongs to.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct SliceLabels {
+    #[serde(rename = "kubernetes.io/service-name")]
+    service: Option<Box<str>>,
+    #[serde(rename = "multicluster.kubernetes.io/service-name")]
+    import: Option<Box<str>>,
+    #[serde(rename = "multicluster.kubernetes.io/source-cluster")]
+    cluster: Option<Box<str>>,
+}
+
+impl Labels for SliceLabels {
     fn service_name(&mut self) -> Option<Box<str>> {
-        self.0.take()
+        self.service.take()
+    }
+
+    fn import(&mut self) -> Option<Import> {
+        Some(Import {
+            service: self.import.take()?,
+            cluster: self.cluster.take().unwrap_or_default(),
+        })
     }
 }
 
@@ -101,12 +140,6 @@ trait Key {
     const NAME: &'static str;
 }
 
-pub(super) struct ServiceName;
-
-impl Key for ServiceName {
-    const NAME: &'static str = "kubernetes.io/service-name";
-}
-
 struct TriggerTime;
 
 impl Key for TriggerTime {
@@ -114,7 +147,7 @@ impl Key for TriggerTime {
 }
 
 /// One entry of a map of texts; the others are skipped.
-pub(super) struct Picked<K>(Option<Box<str>>, PhantomData<K>);
+struct Picked<K>(Option<Box<str>>, PhantomData<K>);
 
 impl<K> Default for Picked<K> {
     fn default() -> Self {
@@ -222,12 +255,6 @@ impl From<RawPort> for Port {
 impl<L> From<RawService<L>> for Service {
     fn from(raw: RawService<L>) -> Self {
         let spec = raw.spec;
-        let mut ports: Vec<Port> = spec.ports.into_iter().map(Port::from).collect();
-        for port in &mut ports {
-            if port.protocol.is_empty() {
-                port.protocol = "TCP".into();
-            }
-        }
         Self {
             meta: raw.metadata.into(),
             kind: service_kind(
@@ -236,7 +263,48 @@ impl<L> From<RawService<L>> for Service {
                 &spec.cluster_ips,
                 spec.external_name,
             ),
-            ports,
+            ports: service_ports(spec.ports),
+        }
+    }
+}
+
+/// Ports of a Service or ServiceImport: their protocol is TCP by default.
+fn service_ports(raw: Vec<RawPort>) -> Vec<Port> {
+    let mut ports: Vec<Port> = raw.into_iter().map(Port::from).collect();
+    for port in &mut ports {
+        if port.protocol.is_empty() {
+            port.protocol = "TCP".into();
+        }
+    }
+    ports
+}
+
+#[derive(Deserialize)]
+#[serde(bound = "L: Labels")]
+struct RawImport<L> {
+    metadata: RawMeta<L>,
+    #[serde(default, deserialize_with = "null_default")]
+    spec: RawImportSpec,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RawImportSpec {
+    #[serde(rename = "type", deserialize_with = "null_default")]
+    import_type: Box<str>,
+    #[serde(deserialize_with = "null_default")]
+    ips: Addresses,
+    #[serde(deserialize_with = "null_default")]
+    ports: Vec<RawPort>,
+}
+
+impl<L> From<RawImport<L>> for ServiceImport {
+    fn from(raw: RawImport<L>) -> Self {
+        let spec = raw.spec;
+        Self {
+            meta: raw.metadata.into(),
+            kind: import_kind(&spec.import_type, spec.ips.0),
+            ports: service_ports(spec.ports),
         }
     }
 }
@@ -251,10 +319,11 @@ struct RawSlice<L> {
     ports: Vec<RawPort>,
 }
 
-impl<L> RawSlice<L> {
-    fn of_service(mut self, service: Option<Box<str>>) -> EndpointSlice {
+impl<L: Labels> RawSlice<L> {
+    fn labeled(mut self, labels: &mut L) -> EndpointSlice {
         EndpointSlice {
-            service: service.unwrap_or_default(),
+            service: labels.service_name().unwrap_or_default(),
+            import: labels.import(),
             trigger_time: self.metadata.annotations.0.take(),
             meta: self.metadata.into(),
             ports: self.ports.into_iter().map(Port::from).collect(),
@@ -274,6 +343,8 @@ struct RawEndpoint {
     hostname: Option<Box<str>>,
     #[serde(default, deserialize_with = "null_default")]
     target_ref: RawTarget,
+    #[serde(default)]
+    zone: Option<Box<str>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -295,11 +366,12 @@ impl From<RawEndpoint> for Endpoint {
             hostname: raw.hostname.filter(|hostname| !hostname.is_empty()),
             target_name: raw.target_ref.name.filter(|name| is_target_name(name)),
             ready: raw.conditions.ready.unwrap_or(true),
+            zone: raw.zone.filter(|zone| !zone.is_empty()),
         }
     }
 }
 
-/// The addresses of an endpoint; what is none is left out (slices of type FQDN hold names).
+/// The addresses of an endpoint or ServiceImport; what is none is left out (slices of type FQDN hold names).
 #[derive(Default)]
 struct Addresses(Vec<IpAddr>);
 

@@ -154,6 +154,7 @@ impl Outline {
             ("v1", "Service") => Some(Resource::Services),
             ("v1", "Pod") => Some(Resource::Pods),
             ("discovery.k8s.io/v1", "EndpointSlice") => Some(Resource::EndpointSlices),
+            ("multicluster.x-k8s.io/v1alpha1", "ServiceImport") => Some(Resource::ServiceImports),
             _ => None,
         }
     }

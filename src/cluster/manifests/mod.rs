@@ -72,14 +72,15 @@ impl fmt::Display for FileFault {
 pub struct Filter {
     /// `labels`: which Services, EndpointSlices and Pods.
     pub labels: Selector,
-    /// `namespace_labels`: which Namespaces.
+    /// `namespace_labels`: which Namespaces and ServiceImports.
     pub namespace_labels: Selector,
 }
 
 impl Filter {
     fn of(&self, resource: Resource) -> &Selector {
         match resource {
-            Resource::Namespaces => &self.namespace_labels,
+            // As at the API server, where CoreDNS asks so.
+            Resource::Namespaces | Resource::ServiceImports => &self.namespace_labels,
             Resource::Services | Resource::EndpointSlices | Resource::Pods => &self.labels,
         }
     }
@@ -218,7 +219,7 @@ fn placed(mut object: Object) -> Object {
 
 /// Hands a whole cluster over as one list per resource.
 fn feed(contents: Contents, filter: &Filter, wanted: &[Resource], sink: &dyn ObjectSink) {
-    let mut by_resource: [Vec<Object>; 4] = Default::default();
+    let mut by_resource: [Vec<Object>; Resource::COUNT] = Default::default();
     for object in contents.objects {
         by_resource[object.resource() as usize].push(object);
     }

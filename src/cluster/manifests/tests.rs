@@ -63,6 +63,23 @@ fn a_list_is_read_item_by_item_wherever_its_kind_stands() {
 }
 
 #[test]
+fn an_import_is_an_object_in_its_one_version() {
+    let text = |version: &str| {
+        format!(
+            "apiVersion: multicluster.x-k8s.io/{version}\nkind: ServiceImport\nmetadata: {{name: web, namespace: shop}}\n\
+             spec:\n  type: ClusterSetIP\n  ips: [10.97.0.1]\n  ports:\n  - {{name: http, port: 80}}\n"
+        )
+    };
+    let (objects, faults) = read_text(&text("v1alpha1"), false);
+    assert_eq!(faults, Vec::<String>::new());
+    assert_eq!(objects, ["ServiceImports shop/web"]);
+    assert_eq!(
+        read_text(&text("v1"), false).0,
+        ["ignored multicluster.x-k8s.io/v1 ServiceImport"]
+    );
+}
+
+#[test]
 fn what_is_not_of_dns_is_ignored_whatever_its_shape() {
     let text = "apiVersion: example.org/v1\nkind: Service\nspec: {ports: nonsense, clusterIPs: 7}\nitems: [1, [2]]\n";
     assert_eq!(read_text(text, false).0, ["ignored example.org/v1 Service"]);

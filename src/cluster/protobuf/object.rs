@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::cluster::decode;
 use crate::cluster::objects::{
-    Endpoint, EndpointSlice, Meta, Object, Pod, Port, Resource, Service, ServiceKind,
+    Endpoint, EndpointSlice, Import, Meta, Object, Pod, Port, Resource, Service, ServiceKind,
 };
 use crate::cluster::protobuf::fields::{Fields, Malformed, Value, text};
 
@@ -15,6 +15,9 @@ pub(super) fn object(resource: Resource, message: &[u8]) -> Result<Object, Malfo
         Resource::Services => Object::Service(service(message)?),
         Resource::EndpointSlices => Object::EndpointSlice(endpoint_slice(message)?),
         Resource::Pods => Object::Pod(pod(message)?),
+        Resource::ServiceImports => {
+            return Err(Malformed("there is no protobuf for what users define"));
+        }
     };
     if object.meta().name.is_empty() {
         return Err(Malformed("an object has no name"));
@@ -190,6 +193,7 @@ fn endpoint_slice(message: &[u8]) -> Result<EndpointSlice, Malformed> {
     let mut slice = EndpointSlice {
         meta: Meta::default(),
         service: Box::default(),
+        import: None,
         ports: Vec::new(),
         endpoints: Vec::new(),
         trigger_time: None,
@@ -203,6 +207,7 @@ fn endpoint_slice(message: &[u8]) -> Result<EndpointSlice, Malformed> {
                     .label("kubernetes.io/service-name")?
                     .unwrap_or("")
                     .into();
+                slice.import = import(&found)?;
                 slice.trigger_time = found
                     .annotation("endpoints.kubernetes.io/last-change-trigger-time")?
                     .map(Into::into);
@@ -215,12 +220,24 @@ fn endpoint_slice(message: &[u8]) -> Result<EndpointSlice, Malformed> {
     Ok(slice)
 }
 
+fn import(found: &Metadata<'_>) -> Result<Option<Import>, Malformed> {
+    let Some(service) = found.label("multicluster.kubernetes.io/service-name")? else {
+        return Ok(None);
+    };
+    let cluster = found.label("multicluster.kubernetes.io/source-cluster")?;
+    Ok(Some(Import {
+        service: service.into(),
+        cluster: cluster.unwrap_or("").into(),
+    }))
+}
+
 fn endpoint(message: &[u8]) -> Result<Endpoint, Malformed> {
     let mut endpoint = Endpoint {
         addresses: Vec::new(),
         hostname: None,
         target_name: None,
         ready: true,
+        zone: None,
     };
     for field in Fields::of(message) {
         match field? {
@@ -236,6 +253,9 @@ fn endpoint(message: &[u8]) -> Result<Endpoint, Malformed> {
                 endpoint.hostname = Some(text(bytes)?.into());
             }
             (4, Value::Bytes(reference)) => endpoint.target_name = target_name(reference)?,
+            (7, Value::Bytes(bytes)) if !bytes.is_empty() => {
+                endpoint.zone = Some(text(bytes)?.into());
+            }
             _ => {}
         }
     }

@@ -1,7 +1,7 @@
 //! Messages built by hand.
 
 use super::*;
-use crate::cluster::objects::{Meta, Pod, Port, Service, ServiceKind};
+use crate::cluster::objects::{Import, Meta, Pod, Port, Service, ServiceKind};
 
 fn varint(mut number: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -104,7 +104,13 @@ fn a_slice() -> Vec<u8> {
         ]),
         message(
             2,
-            &[bytes(1, "10.1.0.1"), bytes(1, "host.example"), pod("web-0")],
+            &[
+                bytes(1, "10.1.0.1"),
+                bytes(1, "host.example"),
+                pod("web-0"),
+                bytes(6, "node-1"),
+                bytes(7, "Eu-West-1a"),
+            ],
         ),
         message(
             2,
@@ -204,6 +210,39 @@ fn a_slice_keeps_its_service_and_who_is_ready() {
         (slice.ports[0].number, slice.ports[1].number),
         (Some(8080), None)
     );
+}
+
+#[test]
+fn a_slice_keeps_the_zones_of_its_endpoints_and_what_it_was_imported_for() {
+    let imported = |labels: &[Vec<u8>]| {
+        let object = [
+            meta(labels),
+            message(2, &[bytes(1, "10.1.0.1"), bytes(7, "Eu-West-1a")]),
+            message(2, &[bytes(1, "10.1.0.2"), bytes(7, "")]),
+        ];
+        match event(Resource::EndpointSlices, &frame("ADDED", &object.concat())) {
+            Ok(Event::Set(Object::EndpointSlice(slice))) => slice,
+            other => panic!("{other:?}"),
+        }
+    };
+    let service = entry(11, "multicluster.kubernetes.io/service-name", "web");
+    let cluster = entry(11, "multicluster.kubernetes.io/source-cluster", "c1");
+    let slice = imported(&[cluster.clone(), service.clone()]);
+    let import = |service: &str, cluster: &str| Import {
+        service: service.into(),
+        cluster: cluster.into(),
+    };
+    assert_eq!(slice.import, Some(import("web", "c1")));
+    assert_eq!(slice.endpoints[0].zone.as_deref(), Some("Eu-West-1a"));
+    assert_eq!(slice.endpoints[1].zone, None);
+    assert_eq!(imported(&[service]).import, Some(import("web", "")));
+    assert_eq!(imported(&[cluster]).import, None);
+}
+
+#[test]
+fn what_users_define_is_no_protobuf() {
+    let event = event(Resource::ServiceImports, &frame("ADDED", &a_service()));
+    assert!(matches!(event, Ok(Event::Garbled(_))), "{event:?}");
 }
 
 #[test]

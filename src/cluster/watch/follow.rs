@@ -58,7 +58,8 @@ impl Follower {
         progress: Arc<Progress>,
     ) -> Self {
         let labels = match resource {
-            Resource::Namespaces => &plan.namespace_label_selector,
+            // CoreDNS asks for ServiceImports by the labels that are meant for namespaces.
+            Resource::Namespaces | Resource::ServiceImports => &plan.namespace_label_selector,
             Resource::Services | Resource::EndpointSlices | Resource::Pods => &plan.label_selector,
         };
         Self {
@@ -71,7 +72,8 @@ impl Follower {
             away: Backoff::default(),
             refused: Backoff::default(),
             paged: false,
-            json_only: false,
+            // The API server has no protobuf for resources that users define.
+            json_only: resource == Resource::ServiceImports,
             suspicious: false,
             hasty: 0,
             relist_at: Instant::now(),

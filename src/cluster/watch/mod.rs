@@ -76,7 +76,7 @@ pub struct WatchPlan {
     pub resources: Vec<Resource>,
     /// `labels`: which Services, EndpointSlices and Pods.
     pub label_selector: Option<String>,
-    /// `namespace_labels`: which Namespaces.
+    /// `namespace_labels`: which Namespaces and ServiceImports.
     pub namespace_label_selector: Option<String>,
     /// `apiserver_*`: how often and how widely the API server is asked.
     pub limits: Limits,

@@ -271,6 +271,7 @@ impl Target {
             Resource::Services => "/api/v1/services",
             Resource::EndpointSlices => "/apis/discovery.k8s.io/v1/endpointslices",
             Resource::Pods => "/api/v1/pods",
+            Resource::ServiceImports => "/apis/multicluster.x-k8s.io/v1alpha1/serviceimports",
         };
         let mut selectors = String::new();
         if let Some(labels) = labels {

@@ -50,10 +50,12 @@ fn slice(service: &str, addresses: &[IpAddr]) -> Object {
         hostname: None,
         target_name: None,
         ready: true,
+        zone: None,
     };
     Object::EndpointSlice(EndpointSlice {
         meta: meta("shop", service),
         service: service.into(),
+        import: None,
         ports: vec![Port {
             name: "http".into(),
             protocol: "TCP".into(),
