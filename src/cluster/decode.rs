@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::cluster::decode::raw::{AllLabels, SliceLabels};
-use crate::cluster::objects::{Object, Resource, ServiceKind};
+use crate::cluster::objects::{External, Object, Resource, ServiceKind};
 
 /// Octets in a pod name from which on it is not used as a host name: it would not be one label.
 const TARGET_NAME_MAX: usize = 63;
@@ -240,6 +240,14 @@ pub fn address(text: &str) -> Option<IpAddr> {
         .map(|address| address.to_canonical())
 }
 
+/// What one load balancer's ingress leads to: its address, or else its name.
+pub fn ingress(ip: &str, hostname: &str) -> Option<External> {
+    if !ip.is_empty() {
+        return address(ip).map(External::Address);
+    }
+    (!hostname.is_empty()).then(|| External::Hostname(hostname.into()))
+}
+
 /// Whether the name of what an endpoint stands for can be a host name.
 pub fn is_target_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= TARGET_NAME_MAX
@@ -310,6 +318,35 @@ mod tests {
             kind(r#"{"clusterIP":"10.0.0.9"}"#),
             ServiceKind::ClusterIp(vec!["10.0.0.9".parse().expect("an address")])
         );
+    }
+
+    #[test]
+    fn a_service_is_reached_from_outside_by_its_own_addresses_then_by_its_load_balancers() {
+        let external = |json: &str| service(json).external;
+        let address = |text: &str| External::Address(text.parse().expect("an address"));
+        assert_eq!(
+            external(
+                r#"{"metadata":{"name":"a"},"spec":{"externalIPs":["198.51.100.1","none","2001:db8::1"]},
+                "status":{"loadBalancer":{"ingress":[{"ip":"203.0.113.1","hostname":"unused","ipMode":"VIP"},
+                {"hostname":"LB.example.com","ports":[{"port":80,"protocol":"TCP"}]},{},{"ip":"x"},{"ip":""}]}}}"#
+            ),
+            [
+                address("198.51.100.1"),
+                address("2001:db8::1"),
+                address("203.0.113.1"),
+                External::Hostname("LB.example.com".into()),
+            ]
+        );
+        for empty in [
+            "",
+            r#","spec":{"externalIPs":null},"status":null"#,
+            r#","status":{"loadBalancer":null}"#,
+            r#","status":{"loadBalancer":{"ingress":null}}"#,
+            r#","status":{"loadBalancer":{"ingress":[{"ip":null,"hostname":null}]}}"#,
+        ] {
+            let json = format!(r#"{{"metadata":{{"name":"a"}}{empty}}}"#);
+            assert!(external(&json).is_empty(), "{json}");
+        }
     }
 
     #[test]

@@ -78,6 +78,15 @@ pub trait ObjectSink: Send + Sync + 'static {
     fn deleted(&self, resource: Resource, namespace: &str, name: &str);
 }
 
+/// What a cluster keeps for those who ask for it, and costs memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// The name of what an endpoint stands for serves as its host name where it has none (`endpoint_pod_names`).
+    pub pod_names: bool,
+    /// Where Services are reached from outside of the cluster (`k8s_external`).
+    pub external: bool,
+}
+
 /// Told of an EndpointSlice's change outside of a list: whether its Service is headless, and the time its object is
 /// stamped with, as it stands there.
 pub type TriggerObserver = Box<dyn Fn(bool, &str) + Send + Sync>;
@@ -94,6 +103,7 @@ pub struct Cluster {
     lists: [ListState; Resource::COUNT],
     synced: Sender<bool>,
     serial: AtomicU32,
+    external_serial: AtomicU32,
     observer: OnceLock<TriggerObserver>,
 }
 
@@ -104,16 +114,16 @@ struct ListState {
 }
 
 impl Cluster {
-    /// An empty one. It is synced when all of `wanted` are. With `pod_names`, the name of what an endpoint stands for
-    /// serves as its host name where it has none.
-    pub fn new(wanted: &[Resource], pod_names: bool) -> Self {
+    /// An empty one. It is synced when all of `wanted` are.
+    pub fn new(wanted: &[Resource], keep: Keep) -> Self {
         Self {
             table: Table::default(),
-            store: Mutex::new(Store::new(pod_names)),
+            store: Mutex::new(Store::new(keep)),
             wanted: wanted.into(),
             lists: Default::default(),
             synced: Sender::new(wanted.is_empty()),
             serial: AtomicU32::new(0),
+            external_serial: AtomicU32::new(0),
             observer: OnceLock::new(),
         }
     }
@@ -145,6 +155,11 @@ impl Cluster {
         self.serial.load(Ordering::Relaxed)
     }
 
+    /// The same for what Services are from outside of the cluster.
+    pub fn external_serial(&self) -> u32 {
+        self.external_serial.load(Ordering::Relaxed)
+    }
+
     /// Names who is told of changes with a time stamp. Only the first one counts.
     pub fn observe_triggers(&self, observer: TriggerObserver) {
         // Blocks that share a cluster share its metrics too.
@@ -157,15 +172,10 @@ impl Cluster {
 
     fn note(&self, resource: Resource, change: Change) {
         if change.zone {
-            let now = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default();
-            // Serials wrap (RFC 1982).
-            #[expect(
-                clippy::cast_possible_truncation,
-                reason = "serials are counted modulo 2^32"
-            )]
-            self.serial.store(now.as_secs() as u32, Ordering::Relaxed);
+            self.serial.store(serial_now(), Ordering::Relaxed);
+        }
+        if change.external {
+            self.external_serial.store(serial_now(), Ordering::Relaxed);
         }
         // A list brings changes of long ago; how fast we are shows in what comes after it.
         let listing = self.lists[resource as usize]
@@ -177,6 +187,20 @@ impl Cluster {
             observer(trigger.headless, &trigger.time);
         }
     }
+}
+
+/// Seconds since 1970, as serials count them.
+fn serial_now() -> u32 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    // Serials wrap (RFC 1982).
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "serials are counted modulo 2^32"
+    )]
+    let serial = now.as_secs() as u32;
+    serial
 }
 
 impl std::fmt::Debug for Cluster {

@@ -68,6 +68,17 @@ pub struct Service {
     pub kind: ServiceKind,
     /// Ports; empty is legal.
     pub ports: Vec<Port>,
+    /// Where it is reached from outside of the cluster: `spec.externalIPs`, then `status.loadBalancer.ingress`.
+    pub external: Vec<External>,
+}
+
+/// One way to a Service from outside of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum External {
+    /// By an address.
+    Address(IpAddr),
+    /// By the name of a load balancer, as the object spells it.
+    Hostname(Box<str>),
 }
 
 /// A port of a Service or of an EndpointSlice.

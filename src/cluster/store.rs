@@ -11,8 +11,11 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 
+use crate::cluster::Keep;
 use crate::cluster::objects::{EndpointSlice, Meta, Object, Pod, Port, Resource, Service};
-use crate::cluster::store::service::{Known, ServiceRecord, record_of, slice_view};
+use crate::cluster::store::service::{
+    Known, ServiceRecord, external_targets, record_of, slice_view,
+};
 use crate::cluster::table::{PodPlace, SliceView, Table};
 use crate::wire::name::LABEL_MAX;
 
@@ -24,6 +27,8 @@ type Key = Box<[u8]>;
 pub(in crate::cluster) struct Change {
     /// The zone's content differs: its serial moves.
     pub zone: bool,
+    /// What Services are from outside of the cluster differs.
+    pub external: bool,
     /// An EndpointSlice changed that was stamped with the time of its cause.
     pub trigger: Option<Trigger>,
 }
@@ -81,8 +86,7 @@ struct PodRecord {
 
 /// Every object seen, and the table they make up.
 pub(in crate::cluster) struct Store {
-    /// Whether the name of what an endpoint stands for serves as its host name (`endpoint_pod_names`).
-    pod_names: bool,
+    keep: Keep,
     lists: [u32; Resource::COUNT],
     namespaces: HashMap<Key, Seen>,
     services: HashMap<Key, Box<ServiceRecord>>,
@@ -123,9 +127,9 @@ fn object_key(namespace: &str, name: &str) -> Key {
 }
 
 impl Store {
-    pub(in crate::cluster) fn new(pod_names: bool) -> Self {
+    pub(in crate::cluster) fn new(keep: Keep) -> Self {
         Self {
-            pod_names,
+            keep,
             lists: [0; Resource::COUNT],
             namespaces: HashMap::new(),
             services: HashMap::new(),
@@ -169,7 +173,9 @@ impl Store {
         };
         let mut change = Change::default();
         for key in keys {
-            change.zone |= self.remove(resource, &key, table).zone;
+            let removed = self.remove(resource, &key, table);
+            change.zone |= removed.zone;
+            change.external |= removed.external;
         }
         self.ports.retain(|ports| Arc::strong_count(ports) > 1);
         change
@@ -215,7 +221,7 @@ impl Store {
                 }
                 false
             }
-            Resource::Services => self.remove_service(key, table),
+            Resource::Services => return self.remove_service(key, table),
             Resource::EndpointSlices => return self.remove_slice(key, table),
             Resource::Pods => self.pods.remove(key).is_some_and(|record| {
                 change_pods(table, record.address, &record.namespace, -1);
@@ -225,7 +231,7 @@ impl Store {
         };
         Change {
             zone,
-            trigger: None,
+            ..Change::default()
         }
     }
 
@@ -245,39 +251,53 @@ impl Store {
             return Change::default();
         };
         let ports = self.intern(service.ports);
+        let kept = self.keep.external.then_some(service.external.as_slice());
+        let external = kept.and_then(external_targets);
         let record = record_of(&mut self.services, &key, table);
-        let old = record.service.as_mut();
-        if let Some(known) = old
-            && (known.seen.is_same(&seen) || known.kind == service.kind && known.ports == ports)
-        {
-            known.seen = seen;
-            return Change::default();
+        let mut change = Change {
+            zone: true,
+            external: external.is_some(),
+            trigger: None,
+        };
+        if let Some(known) = record.service.as_mut() {
+            change.zone = known.kind != service.kind || known.ports != ports;
+            // Ports show from outside only where the Service does.
+            change.external =
+                known.external != external || known.ports != ports && external.is_some();
+            if known.seen.is_same(&seen) || !change.zone && !change.external {
+                known.seen = seen;
+                return Change::default();
+            }
         }
-        let before = record.own_addresses();
+        let (before, before_external) = (record.own_addresses(), record.external_addresses());
         record.service = Some(Known {
             seen,
             kind: service.kind,
             ports,
+            external,
         });
         let after = record.own_addresses();
         record.move_addresses(before, after, table);
+        record.move_external(&before_external, table);
         record.publish();
-        Change {
-            zone: true,
-            trigger: None,
-        }
+        change
     }
 
-    fn remove_service(&mut self, key: &[u8], table: &Table) -> bool {
+    fn remove_service(&mut self, key: &[u8], table: &Table) -> Change {
         let Some(record) = self.services.get_mut(key) else {
-            return false;
+            return Change::default();
         };
-        let before = record.own_addresses();
-        let existed = record.service.take().is_some();
+        let (before, before_external) = (record.own_addresses(), record.external_addresses());
+        let removed = record.service.take();
         record.publish();
         record.move_addresses(before, Vec::new(), table);
+        record.move_external(&before_external, table);
         self.drop_if_empty(key, table);
-        existed
+        Change {
+            zone: removed.is_some(),
+            external: removed.is_some_and(|known| known.external.is_some()),
+            trigger: None,
+        }
     }
 
     fn apply_slice(&mut self, slice: EndpointSlice, seen: Seen, table: &Table) -> Change {
@@ -293,7 +313,7 @@ impl Store {
             return self.remove(Resource::EndpointSlices, &key, table);
         };
         let ports = self.intern(slice.ports.clone());
-        let view = slice_view(&slice, ports, self.pod_names);
+        let view = slice_view(&slice, ports, self.keep.pod_names);
         let trigger_time = slice.trigger_time;
         let old = self.slices.get_mut(&key);
         let old_service = old.as_ref().map(|record| record.service.clone());
@@ -322,6 +342,7 @@ impl Store {
         Change {
             zone: true,
             trigger,
+            ..Change::default()
         }
     }
 
@@ -338,6 +359,7 @@ impl Store {
         Change {
             zone: true,
             trigger,
+            ..Change::default()
         }
     }
 
@@ -363,7 +385,7 @@ impl Store {
         }
         Change {
             zone: self.add_pod(key, pod, seen, table),
-            trigger: None,
+            ..Change::default()
         }
     }
 

@@ -30,6 +30,8 @@ pub(in crate::cluster) type Map<K, V> = papaya::HashMap<K, V, State>;
 pub struct Table {
     pub(in crate::cluster) services: Map<Box<[u8]>, Arc<Slot>>,
     pub(in crate::cluster) addresses: Addresses,
+    /// Services by their external addresses; empty unless they are kept.
+    pub(in crate::cluster) external: Addresses,
     pub(in crate::cluster) namespaces: Map<Box<[u8]>, ()>,
     pub(in crate::cluster) pods: Map<IpAddr, Arc<[PodPlace]>>,
 }
@@ -71,6 +73,9 @@ pub struct ServiceView {
     pub kind: ViewKind,
     /// The Service's ports.
     pub ports: Arc<[Port]>,
+    /// Where it is reached from outside of the cluster; none where it is not, or where that is not kept. The pointer is
+    /// thin because most Services have none.
+    pub external: Option<Arc<Vec<ExternalTarget>>>,
     /// Its EndpointSlices, in the order of their names.
     pub slices: Box<[Arc<SliceView>]>,
     /// No address stands in it twice, so nobody needs to look for duplicates.
@@ -103,11 +108,21 @@ pub enum Alias {
     Broken,
 }
 
+/// One way to a Service from outside of the cluster, as readers need it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ExternalTarget {
+    /// An address.
+    Address(IpAddr),
+    /// The name of a load balancer, in the spelling of the object.
+    Name(Name),
+}
+
 impl ServiceView {
     fn absent() -> Self {
         Self {
             kind: ViewKind::Absent,
             ports: Arc::new([]),
+            external: None,
             slices: Box::new([]),
             addresses_distinct: true,
             names_distinct: true,
@@ -122,6 +137,11 @@ impl ServiceView {
     /// All ready endpoints, one entry per address.
     pub fn backends(&self) -> impl Iterator<Item = Backend<'_>> {
         self.slices.iter().flat_map(|slice| slice.backends())
+    }
+
+    /// The ways to it from outside of the cluster, in the order of the object: `externalIPs`, then load balancers.
+    pub fn external(&self) -> &[ExternalTarget] {
+        self.external.as_deref().map_or(&[], Vec::as_slice)
     }
 
     /// Whether this is one of the Service's own addresses.
@@ -296,6 +316,15 @@ impl Table {
     /// Looks at the Services that an address belongs to; none, mostly one, or several.
     pub fn with_owners<R>(&self, address: IpAddr, look: impl FnOnce(&[Arc<Slot>]) -> R) -> R {
         self.addresses.with(address, look)
+    }
+
+    /// Looks at the Services that have an address as an external one.
+    pub fn with_external_owners<R>(
+        &self,
+        address: IpAddr,
+        look: impl FnOnce(&[Arc<Slot>]) -> R,
+    ) -> R {
+        self.external.with(address, look)
     }
 
     /// Whether a namespace exists: its label in lower case, with its length.

@@ -4,8 +4,10 @@ use std::net::IpAddr;
 use std::sync::Mutex as StdMutex;
 
 use super::*;
-use crate::cluster::objects::{Endpoint, EndpointSlice, Meta, Pod, Port, Service, ServiceKind};
-use crate::cluster::table::{Alias, ViewKind};
+use crate::cluster::objects::{
+    Endpoint, EndpointSlice, External, Meta, Pod, Port, Service, ServiceKind,
+};
+use crate::cluster::table::{Alias, ExternalTarget, ViewKind};
 
 const ALL: [Resource; 4] = [
     Resource::Namespaces,
@@ -15,7 +17,7 @@ const ALL: [Resource; 4] = [
 ];
 
 fn cluster() -> Cluster {
-    Cluster::new(&ALL, false)
+    Cluster::new(&ALL, Keep::default())
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -40,6 +42,7 @@ fn service(name: &str, version: &str, kind: ServiceKind) -> Object {
         meta: meta(name, version),
         kind,
         ports,
+        external: Vec::new(),
     })
 }
 
@@ -224,7 +227,13 @@ fn a_slice_may_move_to_another_service() {
 #[test]
 fn the_name_of_a_pod_is_a_host_name_on_demand_only() {
     for (pod_names, expected) in [(false, None), (true, Some(b"pod-10-1-0-1".as_slice()))] {
-        let cluster = Cluster::new(&ALL, pod_names);
+        let cluster = Cluster::new(
+            &ALL,
+            Keep {
+                pod_names,
+                ..Keep::default()
+            },
+        );
         cluster.applied(slice("web-1", "web", "1", &["10.1.0.1"]));
         let view = cluster.table.service(b"\x03web\x04shop").expect("a view");
         assert_eq!(view.backends().next().expect("a backend").name, expected);
@@ -352,4 +361,135 @@ fn a_stamped_slice_is_reported_where_its_service_is_known_and_no_list_runs() {
         *seen.lock().expect("nobody panics"),
         [(true, time.clone()), (true, time)]
     );
+}
+
+fn balanced(version: &str, port: u16, external: &[&str]) -> Object {
+    let external = external.iter().map(|text| match text.parse() {
+        Ok(address) => External::Address(address),
+        Err(_) => External::Hostname((*text).into()),
+    });
+    Object::Service(Service {
+        meta: meta("web", version),
+        kind: ServiceKind::ClusterIp(vec![ip("10.0.0.1")]),
+        ports: vec![Port {
+            name: "http".into(),
+            protocol: "TCP".into(),
+            number: Some(port),
+        }],
+        external: external.collect(),
+    })
+}
+
+fn with_external() -> Cluster {
+    let keep = Keep {
+        external: true,
+        ..Keep::default()
+    };
+    Cluster::new(&ALL, keep)
+}
+
+fn external_owners(cluster: &Cluster, address: &str) -> usize {
+    cluster.table.with_external_owners(ip(address), <[_]>::len)
+}
+
+#[test]
+fn external_addresses_are_kept_only_where_they_are_asked_for() {
+    let without = cluster();
+    without.applied(balanced("1", 80, &["192.0.2.1", "lb.example.com"]));
+    let view = without.table.service(b"\x03web\x04shop").expect("a view");
+    assert!(view.external.is_none());
+    assert_eq!(external_owners(&without, "192.0.2.1"), 0);
+    assert_eq!(without.external_serial(), 0);
+
+    let cluster = with_external();
+    cluster.applied(balanced(
+        "1",
+        80,
+        &["192.0.2.1", "LB.example.com", "", "a..b"],
+    ));
+    let view = cluster.table.service(b"\x03web\x04shop").expect("a view");
+    let name = crate::wire::name::Name::from_text("LB.example.com").expect("a name");
+    assert_eq!(
+        view.external(),
+        [
+            ExternalTarget::Address(ip("192.0.2.1")),
+            ExternalTarget::Name(name),
+        ]
+    );
+}
+
+#[test]
+fn an_external_address_leads_to_its_services_until_they_lose_it() {
+    let cluster = with_external();
+    let owners = |address| external_owners(&cluster, address);
+    // Twice in one Service is once.
+    cluster.applied(balanced(
+        "1",
+        80,
+        &["192.0.2.1", "192.0.2.1", "2001:db8::1"],
+    ));
+    assert_eq!((owners("192.0.2.1"), owners("2001:db8::1")), (1, 1));
+    // Those within the cluster are not among them, nor the other way round.
+    assert_eq!(
+        (owners("10.0.0.1"), inner_owners(&cluster, "192.0.2.1")),
+        (0, 0)
+    );
+    cluster.applied(balanced("2", 80, &["192.0.2.2", "2001:db8::1"]));
+    assert_eq!(
+        ["192.0.2.1", "192.0.2.2", "2001:db8::1"].map(owners),
+        [0, 1, 1]
+    );
+    cluster.deleted(Resource::Services, "shop", "web");
+    assert_eq!(["192.0.2.2", "2001:db8::1"].map(owners), [0, 0]);
+}
+
+fn inner_owners(cluster: &Cluster, address: &str) -> usize {
+    cluster.table.with_owners(ip(address), <[_]>::len)
+}
+
+#[test]
+fn the_external_serial_moves_with_what_is_seen_from_outside_and_nothing_else() {
+    let cluster = with_external();
+    // Whether the serial of the cluster's zone moves, and that of what is outside.
+    let moves = |what: &dyn Fn()| {
+        cluster.serial.store(0, Ordering::Relaxed);
+        cluster.external_serial.store(0, Ordering::Relaxed);
+        what();
+        (cluster.serial() != 0, cluster.external_serial() != 0)
+    };
+    let apply = |version: &str, port, external: &[&str]| {
+        moves(&|| cluster.applied(balanced(version, port, external)))
+    };
+    assert_eq!(apply("1", 80, &[]), (true, false));
+    assert_eq!(apply("2", 81, &[]), (true, false));
+    assert_eq!(apply("3", 81, &["192.0.2.1"]), (false, true));
+    assert_eq!(
+        apply("4", 81, &["192.0.2.1", "lb.example.com"]),
+        (false, true)
+    );
+    assert_eq!(
+        apply("5", 81, &["192.0.2.1", "lb.example.com"]),
+        (false, false)
+    );
+    assert_eq!(apply("6", 82, &["192.0.2.1"]), (true, true));
+    assert_eq!(
+        moves(&|| cluster.applied(cluster_ip("other", "7", "10.0.0.2"))),
+        (true, false)
+    );
+    assert_eq!(
+        moves(&|| cluster.deleted(Resource::Services, "shop", "other")),
+        (true, false)
+    );
+    assert_eq!(
+        moves(&|| cluster.deleted(Resource::Services, "shop", "web")),
+        (true, true)
+    );
+    assert_eq!(apply("8", 82, &["192.0.2.1"]), (true, true));
+    // A list that no longer names it takes it away.
+    let relist = || {
+        cluster.list_started(Resource::Services);
+        cluster.list_finished(Resource::Services);
+    };
+    assert_eq!(moves(&relist), (true, true));
+    assert_eq!(external_owners(&cluster, "192.0.2.1"), 0);
 }

@@ -10,7 +10,8 @@ use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqA
 
 use super::{address, import_kind, is_finished, is_target_name, service_kind};
 use crate::cluster::objects::{
-    Endpoint, EndpointSlice, Import, Meta, Object, Pod, Port, Resource, Service, ServiceImport,
+    Endpoint, EndpointSlice, External, Import, Meta, Object, Pod, Port, Resource, Service,
+    ServiceImport,
 };
 
 /// Reads an object, and as much of its labels as is asked for.
@@ -215,6 +216,8 @@ struct RawService<L> {
     metadata: RawMeta<L>,
     #[serde(default, deserialize_with = "null_default")]
     spec: RawServiceSpec,
+    #[serde(default, deserialize_with = "null_default")]
+    status: RawServiceStatus,
 }
 
 #[derive(Default, Deserialize)]
@@ -228,8 +231,33 @@ struct RawServiceSpec {
     cluster_ips: Vec<Box<str>>,
     #[serde(deserialize_with = "null_default")]
     external_name: Box<str>,
+    #[serde(rename = "externalIPs", deserialize_with = "null_default")]
+    external_ips: Addresses,
     #[serde(deserialize_with = "null_default")]
     ports: Vec<RawPort>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct RawServiceStatus {
+    #[serde(deserialize_with = "null_default")]
+    load_balancer: RawLoadBalancer,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RawLoadBalancer {
+    #[serde(deserialize_with = "null_default")]
+    ingress: Vec<RawIngress>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RawIngress {
+    #[serde(deserialize_with = "null_default")]
+    ip: Box<str>,
+    #[serde(deserialize_with = "null_default")]
+    hostname: Box<str>,
 }
 
 #[derive(Deserialize)]
@@ -255,6 +283,9 @@ impl From<RawPort> for Port {
 impl<L> From<RawService<L>> for Service {
     fn from(raw: RawService<L>) -> Self {
         let spec = raw.spec;
+        let ingress = raw.status.load_balancer.ingress.iter();
+        let balanced = ingress.filter_map(|one| super::ingress(&one.ip, &one.hostname));
+        let external = spec.external_ips.0.into_iter().map(External::Address);
         Self {
             meta: raw.metadata.into(),
             kind: service_kind(
@@ -264,6 +295,7 @@ impl<L> From<RawService<L>> for Service {
                 spec.external_name,
             ),
             ports: service_ports(spec.ports),
+            external: external.chain(balanced).collect(),
         }
     }
 }

@@ -310,7 +310,7 @@ async fn a_change_is_served_and_a_bad_file_changes_nothing() {
     std::fs::write(&path, SERVICE).expect("written");
     let cluster = Arc::new(crate::cluster::Cluster::new(
         &[Resource::Namespaces, Resource::Services],
-        false,
+        crate::cluster::Keep::default(),
     ));
     let sink: Arc<dyn ObjectSink> = cluster.clone();
     let runtime = tokio::runtime::Handle::current();
@@ -366,7 +366,7 @@ async fn a_folder_that_was_deleted_and_made_anew_is_watched_again() {
     std::fs::write(&path, named("web")).expect("written");
     let cluster = Arc::new(crate::cluster::Cluster::new(
         &[Resource::Namespaces, Resource::Services],
-        false,
+        crate::cluster::Keep::default(),
     ));
     let sink: Arc<dyn ObjectSink> = cluster.clone();
     let runtime = tokio::runtime::Handle::current();

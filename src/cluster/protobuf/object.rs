@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use crate::cluster::decode;
 use crate::cluster::objects::{
-    Endpoint, EndpointSlice, Import, Meta, Object, Pod, Port, Resource, Service, ServiceKind,
+    Endpoint, EndpointSlice, External, Import, Meta, Object, Pod, Port, Resource, Service,
+    ServiceKind,
 };
 use crate::cluster::protobuf::fields::{Fields, Malformed, Value, text};
 
@@ -119,17 +120,22 @@ fn object_meta(message: &[u8]) -> Result<Metadata<'_>, Malformed> {
 fn service(message: &[u8]) -> Result<Service, Malformed> {
     let mut meta = Meta::default();
     let mut spec = ServiceSpec::default();
+    let mut balanced = Vec::new();
     for field in Fields::of(message) {
         match field? {
             (1, Value::Bytes(bytes)) => meta = object_meta(bytes)?.meta(),
             (2, Value::Bytes(bytes)) => spec = service_spec(bytes)?,
+            (3, Value::Bytes(bytes)) => balanced = service_status(bytes)?,
             _ => {}
         }
     }
+    let mut external = std::mem::take(&mut spec.external);
+    external.append(&mut balanced);
     Ok(Service {
         meta,
         kind: spec.kind(),
         ports: spec.ports,
+        external,
     })
 }
 
@@ -140,6 +146,7 @@ struct ServiceSpec<'a> {
     cluster_ip: &'a str,
     cluster_ips: Vec<&'a str>,
     ports: Vec<Port>,
+    external: Vec<External>,
 }
 
 impl ServiceSpec<'_> {
@@ -160,12 +167,41 @@ fn service_spec(message: &[u8]) -> Result<ServiceSpec<'_>, Malformed> {
             (1, Value::Bytes(bytes)) => spec.ports.push(port(bytes, "TCP")?),
             (3, Value::Bytes(bytes)) => spec.cluster_ip = text(bytes)?,
             (4, Value::Bytes(bytes)) => spec.kind = text(bytes)?,
+            (5, Value::Bytes(bytes)) => spec.external.extend(address(bytes).map(External::Address)),
             (10, Value::Bytes(bytes)) => spec.external_name = text(bytes)?,
             (18, Value::Bytes(bytes)) => spec.cluster_ips.push(text(bytes)?),
             _ => {}
         }
     }
     Ok(spec)
+}
+
+/// ServiceStatus { 1: LoadBalancerStatus { 1: LoadBalancerIngress { 1: ip, 2: hostname } } }
+fn service_status(message: &[u8]) -> Result<Vec<External>, Malformed> {
+    let mut external = Vec::new();
+    for field in Fields::of(message) {
+        let (1, Value::Bytes(balancer)) = field? else {
+            continue;
+        };
+        for field in Fields::of(balancer) {
+            if let (1, Value::Bytes(ingress)) = field? {
+                external.extend(load_balancer_ingress(ingress)?);
+            }
+        }
+    }
+    Ok(external)
+}
+
+fn load_balancer_ingress(message: &[u8]) -> Result<Option<External>, Malformed> {
+    let (mut ip, mut hostname) = ("", "");
+    for field in Fields::of(message) {
+        match field? {
+            (1, Value::Bytes(bytes)) => ip = text(bytes)?,
+            (2, Value::Bytes(bytes)) => hostname = text(bytes)?,
+            _ => {}
+        }
+    }
+    Ok(decode::ingress(ip, hostname))
 }
 
 /// ServicePort and EndpointPort have the same first three fields.

@@ -1,7 +1,7 @@
 //! Messages built by hand.
 
 use super::*;
-use crate::cluster::objects::{Import, Meta, Pod, Port, Service, ServiceKind};
+use crate::cluster::objects::{External, Import, Meta, Pod, Port, Service, ServiceKind};
 
 fn varint(mut number: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -81,9 +81,28 @@ fn a_service() -> Vec<u8> {
                 entry(2, "app", "web"),
                 bytes(3, "10.0.0.1"),
                 bytes(4, "ClusterIP"),
+                bytes(5, "198.51.100.1"),
+                bytes(5, "no address"),
                 number(13, 1),
                 bytes(18, "10.0.0.1"),
                 bytes(18, "fd00::1"),
+            ],
+        ),
+        message(
+            3,
+            &[
+                message(
+                    1,
+                    &[
+                        message(1, &[bytes(1, "203.0.113.1"), bytes(3, "VIP")]),
+                        message(
+                            1,
+                            &[bytes(2, "lb.example.com"), message(4, &[number(1, 80)])],
+                        ),
+                        message(1, &[]),
+                    ],
+                ),
+                message(2, &[bytes(1, "Ready")]),
             ],
         ),
     ]
@@ -165,6 +184,11 @@ fn a_service_keeps_addresses_and_ports() {
                 .to_vec(),
         ),
         ports: vec![port("http", "TCP", 80), port("", "UDP", 53)],
+        external: vec![
+            External::Address("198.51.100.1".parse().unwrap()),
+            External::Address("203.0.113.1".parse().unwrap()),
+            External::Hostname("lb.example.com".into()),
+        ],
     };
     assert_eq!(
         event(Resource::Services, &frame("ADDED", &a_service())),

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use super::{Key, Seen, Trigger, label};
-use crate::cluster::objects::{EndpointSlice, Port, ServiceKind};
-use crate::cluster::table::{Alias, ServiceView, SliceView, Slot, Table, ViewKind};
+use crate::cluster::objects::{EndpointSlice, External, Port, ServiceKind};
+use crate::cluster::table::{Alias, ExternalTarget, ServiceView, SliceView, Slot, Table, ViewKind};
 use crate::wire::name::Name;
 
 /// All that is known of one Service, or of slices without one.
@@ -26,6 +26,13 @@ pub(super) struct Known {
     pub(super) seen: Seen,
     pub(super) kind: ServiceKind,
     pub(super) ports: Arc<[Port]>,
+    pub(super) external: Option<Arc<Vec<ExternalTarget>>>,
+}
+
+impl Known {
+    fn external(&self) -> &[ExternalTarget] {
+        self.external.as_deref().map_or(&[], Vec::as_slice)
+    }
 }
 
 /// The record of a Service; made, with its slot in the table, if there is none.
@@ -53,6 +60,41 @@ impl ServiceRecord {
         match self.service.as_ref().map(|known| &known.kind) {
             Some(ServiceKind::ClusterIp(addresses)) => addresses.clone(),
             _ => Vec::new(),
+        }
+    }
+
+    /// Its external addresses, sorted, each once.
+    pub(super) fn external_addresses(&self) -> Vec<IpAddr> {
+        let targets = self.service.as_ref().map(Known::external);
+        let addresses = targets
+            .into_iter()
+            .flatten()
+            .filter_map(|target| match target {
+                ExternalTarget::Address(address) => Some(*address),
+                ExternalTarget::Name(_) => None,
+            });
+        let mut addresses: Vec<IpAddr> = addresses.collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses
+    }
+
+    /// Changes the reverse entries from one set of external addresses to the one it has now.
+    pub(super) fn move_external(&self, before: &[IpAddr], table: &Table) {
+        let after = self.external_addresses();
+        for &address in before {
+            if after.binary_search(&address).is_err() {
+                let mut owners = table.external.with(address, <[_]>::to_vec);
+                owners.retain(|slot| !Arc::ptr_eq(slot, &self.slot));
+                table.external.set(address, &owners);
+            }
+        }
+        for &address in &after {
+            if before.binary_search(&address).is_err() {
+                let mut owners = table.external.with(address, <[_]>::to_vec);
+                owners.push(Arc::clone(&self.slot));
+                table.external.set(address, &owners);
+            }
         }
     }
 
@@ -153,9 +195,13 @@ impl ServiceRecord {
 
     /// Shows readers the new version.
     pub(super) fn publish(&self) {
-        let (kind, ports) = match &self.service {
-            None => (ViewKind::Absent, Arc::default()),
-            Some(known) => (view_kind(&known.kind), Arc::clone(&known.ports)),
+        let (kind, ports, external) = match &self.service {
+            None => (ViewKind::Absent, Arc::default(), None),
+            Some(known) => (
+                view_kind(&known.kind),
+                Arc::clone(&known.ports),
+                known.external.clone(),
+            ),
         };
         let slices: Box<[_]> = self
             .slices
@@ -171,6 +217,7 @@ impl ServiceRecord {
         self.slot.replace(ServiceView {
             kind,
             ports,
+            external,
             slices,
             addresses_distinct: self.extra.is_none(),
             names_distinct,
@@ -202,6 +249,20 @@ fn alias(target: &str) -> Alias {
         Ok(name) if !name.as_ref().is_root() => Alias::Name(name),
         _ => Alias::Broken,
     }
+}
+
+/// External targets for readers: none if there is none. What is no name leads nowhere.
+pub(super) fn external_targets(external: &[External]) -> Option<Arc<Vec<ExternalTarget>>> {
+    let targets = external.iter().filter_map(|one| match one {
+        External::Address(address) => Some(ExternalTarget::Address(*address)),
+        External::Hostname(text) => match alias(text) {
+            Alias::Name(name) => Some(ExternalTarget::Name(name)),
+            Alias::Address | Alias::Broken => None,
+        },
+    });
+    let mut targets: Vec<ExternalTarget> = targets.collect();
+    targets.shrink_to_fit();
+    (!targets.is_empty()).then(|| Arc::new(targets))
 }
 
 /// The ready endpoints of a slice, each address with its host name.

@@ -10,7 +10,7 @@ use prometheus::{HistogramOpts, HistogramVec, Registry};
 
 use crate::chain::plugin::Plugin;
 use crate::cluster::objects::Resource;
-use crate::cluster::{Cluster, Feed, ObjectSink, manifests, trigger};
+use crate::cluster::{Cluster, Feed, Keep, ObjectSink, manifests, trigger};
 use crate::plugin::kubernetes::config::KubernetesConfig;
 use crate::plugin::kubernetes::{Kubernetes, PodMode, SPEC, nameserver};
 use crate::plugin::{BuildError, Config};
@@ -142,7 +142,11 @@ impl KubernetesConfig {
         root: &Path,
         process: &Arc<Process>,
     ) -> Result<Arc<Feed>, BuildError> {
-        let cluster = Arc::new(Cluster::new(&self.resources(), self.endpoint_pod_names));
+        let keep = Keep {
+            pod_names: self.endpoint_pod_names,
+            ..Keep::default()
+        };
+        let cluster = Arc::new(Cluster::new(&self.resources(), keep));
         let metrics = process.metrics.families::<KubernetesMetrics>();
         cluster.observe_triggers(Box::new(move |headless, time| {
             metrics.observe(headless, time)

@@ -41,6 +41,7 @@ fn service(name: &str, kind: ServiceKind) -> Object {
         meta: meta("shop", name),
         kind,
         ports,
+        external: Vec::new(),
     })
 }
 
@@ -74,7 +75,7 @@ const WANTED: [Resource; 3] = [
 
 /// A cluster with the namespace `shop` and these objects, not yet synced.
 fn cluster(objects: Vec<Object>) -> Arc<Cluster> {
-    let cluster = Cluster::new(&WANTED, false);
+    let cluster = Cluster::new(&WANTED, crate::cluster::Keep::default());
     cluster.applied(Object::Namespace(meta("", "shop")));
     objects
         .into_iter()
