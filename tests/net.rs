@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use fingerpost::net::limit::Limits;
 use support::{
-    A, AAAA, FORMERR, NOERROR, SERVFAIL, Server, TXT, answer_address, ask, frame, id, query,
-    question_of, rcode, read_reply,
+    A, AAAA, FORMERR, NOERROR, PAGE_LEN, PAGES, SERVFAIL, Server, TXT, answer_address, ask, frame,
+    id, query, question_of, rcode, read_reply,
 };
 
 /// Long enough to never run out on a busy machine, short enough to see a hang.
@@ -502,6 +502,67 @@ fn who_does_not_read_is_not_read_and_then_closed() {
     server.wait_while(|server| server.timeouts("write") == 0);
     server.wait_for("fingerpost_tcp_connections", 0);
     assert!(refused || stream.write(&question).is_err());
+}
+
+#[test]
+fn a_reply_of_many_messages_arrives_whole_between_others() {
+    let server = Server::start("127.0.0.1:0", Limits::default());
+    let mut stream = tcp_to(&server);
+    stream
+        .write_all(&frame(&query(1, "pages.test", A)))
+        .unwrap();
+    stream
+        .write_all(&frame(&query(2, "local.test", A)))
+        .unwrap();
+    let (mut pages, mut others) = (0, 0);
+    while pages < PAGES || others < 2 {
+        let reply = read_reply(&mut stream);
+        match (id(&reply), reply.len()) {
+            (1, PAGE_LEN) => pages += 1,
+            _ => others += 1,
+        }
+    }
+    assert_eq!((pages, server.pages_made()), (PAGES, PAGES));
+    // The connection goes on.
+    stream
+        .write_all(&frame(&query(3, "local.test", A)))
+        .unwrap();
+    assert_eq!(id(&read_reply(&mut stream)), 3);
+}
+
+#[test]
+fn messages_that_the_client_does_not_take_are_not_made() {
+    let server = Server::start("127.0.0.1:0", impatient());
+    let mut stream = tcp_to(&server);
+    stream
+        .write_all(&frame(&query(1, "pages.test", A)))
+        .unwrap();
+    server.wait_while(|server| server.timeouts("write") == 0);
+    server.wait_for("fingerpost_tcp_connections", 0);
+    assert!(server.pages_made() < PAGES, "{}", server.pages_made());
+}
+
+#[test]
+fn a_client_that_goes_away_ends_the_making_of_messages() {
+    let server = Server::start("127.0.0.1:0", Limits::default());
+    let mut stream = tcp_to(&server);
+    stream
+        .write_all(&frame(&query(1, "pages.test", A)))
+        .unwrap();
+    read_reply(&mut stream);
+    drop(stream);
+    server.wait_for("fingerpost_tcp_connections", 0);
+    assert!(server.pages_made() < PAGES, "{}", server.pages_made());
+}
+
+#[test]
+fn a_reply_that_cannot_be_completed_ends_its_connection() {
+    let server = Server::start("127.0.0.1:0", Limits::default());
+    let mut stream = tcp_to(&server);
+    stream.write_all(&frame(&query(1, "torn.test", A))).unwrap();
+    let octets = rest(stream);
+    assert!(octets.len() > 2 * PAGE_LEN);
+    assert_eq!(server.pages_made(), 2);
 }
 
 #[test]

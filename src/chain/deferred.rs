@@ -2,7 +2,7 @@
 
 use crate::chain::Chain;
 use crate::chain::exchange::{Exchange, Parts, State};
-use crate::chain::plugin::{Answer, Failure, Pending, Verdict};
+use crate::chain::plugin::{Answer, Failure, Messages, Pending, Verdict};
 use crate::wire::code::Rcode;
 use crate::wire::edns::ExtendedError;
 use crate::wire::query::Query;
@@ -16,6 +16,14 @@ pub enum Outcome {
     Deferred(Box<Deferred>),
     /// Send nothing.
     Drop,
+}
+
+/// A reply that was waited for, ready to be sent.
+pub struct Finished {
+    /// Its first message, mostly the only one.
+    pub message: Vec<u8>,
+    /// Those that follow.
+    pub rest: Option<Box<dyn Messages>>,
 }
 
 /// A query that waits for a plugin's verdict. It keeps its chain alive, so a reload never pulls one from under it.
@@ -50,8 +58,14 @@ impl Deferred {
         &self.parts.state
     }
 
-    /// Waits for the verdict, then goes the rest of the way. The reply is ready to be sent; none means: send nothing.
-    pub async fn finish(mut self) -> Option<Vec<u8>> {
+    /// Waits for the verdict, then goes the rest of the way. None means: send nothing. For those who can use one
+    /// message only.
+    pub async fn finish(self) -> Option<Vec<u8>> {
+        self.finish_all().await.map(|finished| finished.message)
+    }
+
+    /// The same with the messages that follow the first.
+    pub async fn finish_all(mut self) -> Option<Finished> {
         loop {
             let verdict = match self.parts.state.deadline {
                 None => self.pending.await,
@@ -66,16 +80,17 @@ impl Deferred {
                     }
                 }
             };
-            let mut out = Vec::with_capacity(512);
+            let mut message = Vec::with_capacity(512);
+            let mut rest = None;
             match resume(
                 self.parts,
                 verdict,
                 self.depth,
                 self.floor,
                 self.rising,
-                &mut out,
+                (&mut message, &mut rest),
             ) {
-                Outcome::Reply => return Some(out),
+                Outcome::Reply => return Some(Finished { message, rest }),
                 Outcome::Drop => return None,
                 Outcome::Deferred(next) => self = *next,
             }
@@ -99,7 +114,7 @@ impl Deferred {
             self.depth,
             self.floor,
             None,
-            out,
+            (out, &mut None),
         )
     }
 }
@@ -110,17 +125,19 @@ fn resume(
     depth: usize,
     floor: usize,
     rising: Option<PartialReply>,
-    out: &mut Vec<u8>,
+    (out, rest): (&mut Vec<u8>, &mut Option<Box<dyn Messages>>),
 ) -> Outcome {
     let Parts {
         message,
         state,
         block,
         zones,
+        rest: following,
     } = parts;
     let query = Query::parse(&message).expect("it was checked before it waited");
     let mut exchange = Exchange::new(&query, state, &block, &zones, out);
     exchange.depth = depth;
+    exchange.rest = following;
     let was_rising = rising.is_some();
     if let Some(rising) = rising {
         exchange.reply.restore(rising);
@@ -135,7 +152,9 @@ fn resume(
         }
         Verdict::Drop => exchange.state.dropped = true,
     }
-    Chain::climb(&mut exchange, depth, floor)
+    let outcome = Chain::climb(&mut exchange, depth, floor);
+    *rest = exchange.rest.take();
+    outcome
 }
 
 fn take(exchange: &mut Exchange<'_>, answer: Answer, depth: usize) {
@@ -149,5 +168,6 @@ fn take(exchange: &mut Exchange<'_>, answer: Answer, depth: usize) {
     exchange.reply.rcode.0 |= u16::from(answer.rcode_high) << 4;
     exchange.state.extended_error = answer.extended_error;
     exchange.state.upstream = answer.upstream;
+    exchange.rest = answer.rest;
     exchange.state.answered_by = Some(exchange.block().chain.name_of(depth));
 }

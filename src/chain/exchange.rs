@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::chain::Chain;
+use crate::chain::content::Held;
 use crate::chain::deferred::{Deferred, Outcome};
+use crate::chain::plugin::Messages;
 use crate::wire::UDP_PAYLOAD_DEFAULT;
 use crate::wire::code::{Class, Rcode, RecordType};
 use crate::wire::edns::ExtendedError;
@@ -119,6 +121,8 @@ pub struct Exchange<'e> {
     block: &'e Arc<ServerBlock>,
     zones: &'e Arc<Zones>,
     pub(in crate::chain) depth: usize,
+    /// The messages that follow this reply.
+    pub(in crate::chain) rest: Option<Box<dyn Messages>>,
 }
 
 impl<'e> Exchange<'e> {
@@ -151,6 +155,7 @@ impl<'e> Exchange<'e> {
             block,
             zones,
             depth: 0,
+            rest: None,
         }
     }
 
@@ -184,6 +189,11 @@ impl<'e> Exchange<'e> {
         self.block.chain.owned_below(self)
     }
 
+    /// The whole zone whose apex is QNAME, from the first plugin below the one being asked that holds it.
+    pub fn content_below(&self) -> Held {
+        self.block.chain.content_below(self)
+    }
+
     pub(in crate::chain) fn depth(&self) -> usize {
         self.depth
     }
@@ -192,6 +202,7 @@ impl<'e> Exchange<'e> {
     pub fn fail(&mut self, rcode: Rcode, error: impl Into<Cow<'static, str>>) {
         self.reply.reset();
         self.reply.rcode = rcode;
+        self.rest = None;
         self.state.error = Some(error.into());
     }
 
@@ -383,6 +394,7 @@ pub(in crate::chain) struct Parts {
     pub(in crate::chain) state: State,
     pub(in crate::chain) block: Arc<ServerBlock>,
     pub(in crate::chain) zones: Arc<Zones>,
+    pub(in crate::chain) rest: Option<Box<dyn Messages>>,
 }
 
 impl Exchange<'_> {
@@ -400,6 +412,7 @@ impl Exchange<'_> {
             state: std::mem::replace(&mut self.state, nothing),
             block: Arc::clone(self.block),
             zones: Arc::clone(self.zones),
+            rest: self.rest.take(),
         };
         Box::new(Deferred::new(parts, pending, self.depth, floor, reply))
     }

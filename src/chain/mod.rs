@@ -12,6 +12,9 @@
 /// What a plugin is to the chain.
 pub mod plugin;
 
+/// All of a zone, for a transfer.
+pub mod content;
+
 /// A query and its reply in progress.
 pub mod exchange;
 
@@ -20,6 +23,7 @@ pub mod deferred;
 
 use std::sync::Arc;
 
+use crate::chain::content::Held;
 use crate::chain::deferred::Outcome;
 use crate::chain::exchange::Exchange;
 use crate::chain::plugin::{After, Pending, Plugin, Step};
@@ -68,6 +72,15 @@ impl Chain {
         self.owners
             .iter()
             .any(|&place| place > exchange.depth() && self.links[place].owns(exchange))
+    }
+
+    /// What the first plugin below the one being asked has of a zone that it holds.
+    pub(in crate::chain) fn content_below(&self, exchange: &Exchange<'_>) -> Held {
+        let below = self.links.iter().skip(exchange.depth() + 1);
+        below
+            .map(|link| link.content(exchange.qname()))
+            .find(|held| !matches!(held, Held::Nothing))
+            .unwrap_or(Held::Nothing)
     }
 
     /// Runs the chain of the exchange's block as far as memory can take it, from the link `floor` on.

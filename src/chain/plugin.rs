@@ -1,9 +1,12 @@
 //! What a plugin is to the chain.
 
+use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
 
+use crate::chain::content::Held;
 use crate::chain::exchange::Exchange;
+use crate::wire::name::{Name, NameRef};
 
 /// One link of the chain.
 pub trait Plugin: Send + Sync + 'static {
@@ -28,6 +31,17 @@ pub trait Plugin: Send + Sync + 'static {
     /// Whether [`Plugin::owns`] can ever say yes; asked once, at load.
     fn may_own(&self) -> bool {
         false
+    }
+
+    /// The apexes of the zones that [`Plugin::content`] knows, in lower case. They may change with time.
+    fn zones_held(&self) -> Vec<Name> {
+        Vec::new()
+    }
+
+    /// All of a zone, for those who may copy it (`transfer`). `apex` is in lower case and has to be the zone's very
+    /// name: no zone starts below it. Must not block.
+    fn content(&self, _apex: NameRef<'_>) -> Held {
+        Held::Nothing
     }
 }
 
@@ -79,6 +93,27 @@ pub struct Answer {
     pub extended_error: Option<crate::wire::edns::ExtendedError>,
     /// The upstream that gave it.
     pub upstream: Option<std::net::SocketAddr>,
+    /// The messages that follow it, over TCP.
+    pub rest: Option<Box<dyn Messages>>,
+}
+
+/// The messages that follow the first one of a reply: only zone transfers have any (RFC 5936, section 2.2). They go to
+/// the client as they are; no other plugin sees them.
+pub trait Messages: Send + Debug {
+    /// Writes the next one into `out`, whose content is dropped. Asked for only when the client has taken most of what
+    /// came before, on a thread that may take its time: it can last some milliseconds.
+    fn next(&mut self, out: &mut Vec<u8>) -> Next;
+}
+
+/// What [`Messages::next`] has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Written one; there are more.
+    More,
+    /// Written the last one.
+    Last,
+    /// Given up: the connection has to end here, so that nobody takes a part for the whole.
+    GivenUp,
 }
 
 /// Why there is no reply.

@@ -30,6 +30,9 @@ pub const EXHAUSTION_PAUSE: Duration = Duration::from_millis(100);
 /// Octets read from a connection at once.
 pub const READ_CHUNK: usize = 8 << 10;
 
+/// Octets that a client has not taken, at which the next message of a reply that has many is not made yet.
+pub const FOLLOWING_QUEUED_MAX: usize = 64 << 10;
+
 /// Unanswerable messages (replies, say) on one connection; the one that reaches this closes it.
 pub const BAD_MESSAGES_MAX: u8 = 3;
 

@@ -12,8 +12,9 @@ use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::chain::deferred::{Deferred, Outcome};
+use crate::chain::deferred::{Deferred, Finished, Outcome};
 use crate::chain::exchange::Arrival;
+use crate::chain::plugin::{Messages, Next};
 use crate::net::limit::{InFlight, Limits, Permit};
 use crate::net::metrics::NetMetrics;
 use crate::server::process::Process;
@@ -150,22 +151,49 @@ impl Service {
     }
 
     /// Waits for a query's reply; none means: send nothing.
-    pub async fn finish(&self, waiting: Waiting) -> Option<Vec<u8>> {
+    pub async fn finish(&self, waiting: Waiting) -> Option<Finished> {
         let Waiting {
             deferred,
             message,
             permit,
         } = waiting;
-        let reply = match AssertUnwindSafe(deferred.finish()).catch_unwind().await {
+        let deferred = deferred.finish_all();
+        let reply = match AssertUnwindSafe(deferred).catch_unwind().await {
             Ok(reply) => reply,
             Err(panic) => {
                 self.note_panic(&*panic);
                 let mut out = Vec::new();
-                write_servfail(&message, &mut out).then_some(out)
+                write_servfail(&message, &mut out).then_some(Finished {
+                    message: out,
+                    rest: None,
+                })
             }
         };
         drop(permit);
         reply
+    }
+
+    /// Makes one more message of a reply, off the threads that serve: it takes longer than an answer. None means that
+    /// the connection has to end, because the reply cannot be completed.
+    pub async fn follow(&self, mut rest: Box<dyn Messages>) -> Option<Finished> {
+        let made = self.runtime.spawn_blocking(move || {
+            let mut message = Vec::new();
+            let next = rest.next(&mut message);
+            (message, next, rest)
+        });
+        match made.await {
+            Ok((_, Next::GivenUp, _)) => None,
+            Ok((message, next, rest)) => Some(Finished {
+                message,
+                rest: (next == Next::More).then_some(rest),
+            }),
+            Err(error) => {
+                if let Ok(panic) = error.try_into_panic() {
+                    self.note_panic(&*panic);
+                }
+                None
+            }
+        }
     }
 
     fn guard(

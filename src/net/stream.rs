@@ -7,6 +7,9 @@
 //!                     '-- has to wait -> pending --'
 //! ```
 //!
+//! A zone transfer is a reply of many messages. The next one is made only when most of what came before is with the
+//! client, so a zone of any size takes two messages of memory, and a client that reads slowly costs no more.
+//!
 //! A connection that has too much pending or unsent is not read until that has changed, so the client's own window
 //! holds it back (RFC 7766, section 7). Idle connections keep no buffer.
 
@@ -23,9 +26,10 @@ use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Sleep;
 
-use crate::chain::deferred::{Deferred, Outcome};
+use crate::chain::deferred::{Deferred, Finished, Outcome};
 use crate::chain::exchange::{Arrival, Protocol};
-use crate::net::limit::{BAD_MESSAGES_MAX, EXHAUSTION_PAUSE, READ_CHUNK};
+use crate::chain::plugin::Messages;
+use crate::net::limit::{BAD_MESSAGES_MAX, EXHAUSTION_PAUSE, FOLLOWING_QUEUED_MAX, READ_CHUNK};
 use crate::net::seats::{Seat, Seating, Seats};
 use crate::net::service::{Flight, Seldom, Service};
 use crate::wire::query::flag;
@@ -97,7 +101,15 @@ fn admit(stream: TcpStream, peer: SocketAddr, service: &Arc<Service>, seats: &Ar
     service.spawn(connection.serve(stream));
 }
 
-type PendingReply = Pin<Box<dyn Future<Output = Option<Vec<u8>>> + Send>>;
+/// What comes of waiting.
+enum Ready {
+    /// A reply, or the next message of one; none means: send nothing.
+    Reply(Option<Finished>),
+    /// A reply that will not be completed.
+    Broken,
+}
+
+type PendingReply = Pin<Box<dyn Future<Output = Ready> + Send>>;
 
 /// What a client has not taken when it should have.
 #[derive(Clone, Copy)]
@@ -119,6 +131,8 @@ struct Connection {
     replies_queued: usize,
     unsent: Option<Unsent>,
     pending: FuturesUnordered<PendingReply>,
+    /// Replies that have more messages.
+    unfinished: Vec<Box<dyn Messages>>,
     bad_messages: u8,
     /// The client may still send.
     is_open: bool,
@@ -145,6 +159,7 @@ impl Connection {
             replies_queued: 0,
             unsent: None,
             pending: FuturesUnordered::new(),
+            unfinished: Vec::new(),
             bad_messages: 0,
             is_open: true,
             is_closing: false,
@@ -165,6 +180,7 @@ impl Connection {
             if self.work(&stream, Instant::now()).is_err() {
                 return;
             }
+            self.follow();
             if self.is_done() {
                 break;
             }
@@ -174,7 +190,7 @@ impl Connection {
                 wake_by(sleep.as_mut(), at);
             }
             tokio::select! {
-                Some(reply) = self.pending.next() => self.take_pending(reply),
+                Some(ready) = self.pending.next() => self.take_pending(ready),
                 ready = stream.ready(interest.unwrap_or(Interest::READABLE)), if interest.is_some() => {
                     let Ok(ready) = ready else { return };
                     if ready.is_readable() && self.wants_input() && self.read(&stream).is_err() {
@@ -359,18 +375,41 @@ impl Connection {
             Flight::Entered(waiting) => {
                 self.seat.set_busy();
                 let service = Arc::clone(&self.service);
-                self.pending
-                    .push(Box::pin(async move { service.finish(waiting).await }));
+                self.pending.push(Box::pin(async move {
+                    Ready::Reply(service.finish(waiting).await)
+                }));
             }
             Flight::Refused => self.queue(reply),
             Flight::Dropped => {}
         }
     }
 
-    fn take_pending(&mut self, reply: Option<Vec<u8>>) {
+    fn take_pending(&mut self, ready: Ready) {
         self.quiet_since = Instant::now();
-        if let Some(reply) = reply {
-            self.queue(&reply);
+        match ready {
+            Ready::Reply(None) => {}
+            Ready::Reply(Some(Finished { message, rest })) => {
+                self.queue(&message);
+                self.unfinished.extend(rest);
+            }
+            // Who sees the connection end knows that the reply is not whole.
+            Ready::Broken => self.is_closing = true,
+        }
+    }
+
+    /// Has the next message of each unfinished reply made, if there is room for it.
+    fn follow(&mut self) {
+        if self.is_closing || self.output.len() - self.written >= FOLLOWING_QUEUED_MAX {
+            return;
+        }
+        for rest in self.unfinished.drain(..) {
+            let service = Arc::clone(&self.service);
+            self.pending.push(Box::pin(async move {
+                match service.follow(rest).await {
+                    Some(next) => Ready::Reply(Some(next)),
+                    None => Ready::Broken,
+                }
+            }));
         }
     }
 

@@ -182,10 +182,12 @@ async fn send_later(service: &Service, waiting: Waiting, socket: &UdpSocket, pat
     let Some(reply) = service.finish(waiting).await else {
         return;
     };
-    let mut sent = path.send(socket, &reply);
+    // What has more than one message goes over TCP only, so nothing follows.
+    let reply = &reply.message;
+    let mut sent = path.send(socket, reply);
     if sent.is_err() {
         tokio::time::sleep(SEND_AGAIN).await;
-        sent = path.send(socket, &reply);
+        sent = path.send(socket, reply);
     }
     if sent.is_err() {
         service.metrics.send_failures.inc();

@@ -10,12 +10,13 @@ use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use fingerpost::chain::Chain;
 use fingerpost::chain::exchange::Exchange;
-use fingerpost::chain::plugin::{Answer, Plugin, Step, Verdict};
+use fingerpost::chain::plugin::{Answer, Messages, Next, Plugin, Step, Verdict};
 use fingerpost::net::limit::Limits;
 use fingerpost::net::listen::{BindError, Listener, Options};
 use fingerpost::server::process::Process;
@@ -41,7 +42,40 @@ pub const REFUSED: u8 = 5;
 struct Actor {
     /// `wait` waits for one of these, `release` gives one.
     gate: Arc<Semaphore>,
+    /// How many messages of `pages` and `torn` were made.
+    made: Arc<AtomicUsize>,
 }
+
+/// Messages that follow a first one: so many, and then the end or none.
+#[derive(Debug)]
+struct Pages {
+    question: Vec<u8>,
+    left: usize,
+    torn: bool,
+    made: Arc<AtomicUsize>,
+}
+
+impl Messages for Pages {
+    fn next(&mut self, out: &mut Vec<u8>) -> Next {
+        if self.left == 0 {
+            return Next::GivenUp;
+        }
+        self.left -= 1;
+        out.extend_from_slice(&self.question);
+        out.resize(PAGE_LEN, 0);
+        self.made.fetch_add(1, Ordering::SeqCst);
+        match self.left {
+            0 if !self.torn => Next::Last,
+            _ => Next::More,
+        }
+    }
+}
+
+/// Octets of each of them.
+pub const PAGE_LEN: usize = 40_000;
+
+/// Messages that follow the first of `pages`: more than the kernel keeps for a client that does not read.
+pub const PAGES: usize = 1000;
 
 impl Plugin for Actor {
     fn name(&self) -> &'static str {
@@ -68,6 +102,20 @@ impl Plugin for Actor {
                     tokio::task::yield_now().await;
                     reply
                 }));
+            }
+            b"pages" | b"torn" => {
+                let Verdict::Reply(mut answer) = empty_reply(exchange) else {
+                    unreachable!("it is a reply");
+                };
+                let torn = label == b"torn";
+                answer.rest = Some(Box::new(Pages {
+                    question: answer.message.clone(),
+                    left: if torn { 2 } else { PAGES },
+                    torn,
+                    made: Arc::clone(&self.made),
+                }));
+                let reply = Verdict::Reply(answer);
+                return Step::Defer(Box::pin(async move { reply }));
             }
             b"big" => {
                 for _ in 0..400 {
@@ -106,6 +154,7 @@ pub struct Server {
     process: Arc<Process>,
     listener: Option<Listener>,
     gate: Arc<Semaphore>,
+    made: Arc<AtomicUsize>,
     // Last, so that everything else is gone when it ends.
     runtime: tokio::runtime::Runtime,
 }
@@ -131,11 +180,13 @@ impl Server {
             .unwrap();
         let process = Process::new(runtime.handle().clone());
         let gate = Arc::new(Semaphore::new(0));
+        let made = Arc::new(AtomicUsize::new(0));
         let block = ServerBlock {
             origin: Name::from_text("test.").unwrap(),
             server: "dns://:53".into(),
             chain: Chain::new(vec![Arc::new(Actor {
                 gate: Arc::clone(&gate),
+                made: Arc::clone(&made),
             })]),
         };
         let zones = zones_of(&process, vec![Arc::new(block)]);
@@ -148,6 +199,7 @@ impl Server {
             process,
             listener: Some(listener),
             gate,
+            made,
             runtime,
         })
     }
@@ -166,6 +218,11 @@ impl Server {
 
     pub fn gate(&self) -> Arc<Semaphore> {
         Arc::clone(&self.gate)
+    }
+
+    /// Messages of `pages` and `torn` made so far.
+    pub fn pages_made(&self) -> usize {
+        self.made.load(Ordering::SeqCst)
     }
 
     pub fn swap_for_no_zones(&self) {

@@ -100,6 +100,8 @@ fn copy_of(verdict: &Verdict) -> Verdict {
             rcode_high: answer.rcode_high,
             extended_error: answer.extended_error.clone(),
             upstream: answer.upstream,
+            // Transfers are not forwarded.
+            rest: None,
         }),
         Verdict::Next => Verdict::Next,
         Verdict::Fail(failure) => Verdict::Fail(Failure {
