@@ -17,6 +17,8 @@ pub mod table;
 
 mod addresses;
 
+mod index;
+
 mod store;
 
 /// What a change was caused by, and when.

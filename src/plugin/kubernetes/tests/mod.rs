@@ -1,6 +1,7 @@
 //! What the cases of `tests/kubernetes` cannot show: what is owned, the time before the first lists, aliases
 //! that have to wait, name servers, sizes.
 
+mod large;
 mod options;
 
 use std::net::{IpAddr, Ipv4Addr};
