@@ -32,9 +32,8 @@ impl Kubernetes {
     fn for_pointers(&self, address: IpAddr, mut each: impl FnMut(&Slot, Option<&Backend<'_>>)) {
         self.table().with_owners(address, |slots| {
             // Mostly one; so few that looking twice is cheaper than remembering.
-            let exposed = |slot: &&std::sync::Arc<Slot>| {
-                self.namespaces.is_none() || self.exposes(slot.namespace())
-            };
+            let exposed =
+                |slot: &&std::sync::Arc<Slot>| self.scope.exposes_pointers(slot.namespace());
             let own = slots
                 .iter()
                 .filter(exposed)
