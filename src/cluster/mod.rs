@@ -15,12 +15,7 @@ pub mod objects;
 /// The readers' side: views by name, services by address; no lock.
 pub mod table;
 
-/// A cluster, and which of its namespaces are shown.
-pub mod scope;
-
 mod addresses;
-
-mod index;
 
 mod store;
 
@@ -61,7 +56,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch::Sender;
 
-use crate::cluster::objects::{Object, Resource};
+use crate::cluster::objects::{Meta, Object, Resource};
 use crate::cluster::store::{Change, Store};
 use crate::cluster::table::Table;
 
@@ -81,6 +76,21 @@ pub trait ObjectSink: Send + Sync + 'static {
 
     /// An object was deleted.
     fn deleted(&self, resource: Resource, namespace: &str, name: &str);
+}
+
+/// A sink that says what it knows, so that it can be compared with the source.
+pub trait Inventory: ObjectSink {
+    /// A comparison with the source begins. A list that begins before it ends makes it void.
+    fn comparison_started(&self, resource: Resource);
+
+    /// The source has this object in this version. Whether it is known just so; nothing else changes by it.
+    fn confirmed(&self, resource: Resource, meta: &Meta) -> bool;
+
+    /// What was not confirmed since the comparison began, at most so many.
+    fn unconfirmed(&self, resource: Resource, max: usize) -> Vec<Meta>;
+
+    /// The version that an object is known in; none if it is not known, maybe because DNS has no use for it.
+    fn version_of(&self, resource: Resource, namespace: &str, name: &str) -> Option<Box<str>>;
 }
 
 /// What a cluster keeps for those who ask for it, and costs memory.
@@ -253,6 +263,24 @@ impl ObjectSink for Cluster {
     fn deleted(&self, resource: Resource, namespace: &str, name: &str) {
         let change = self.store().delete(resource, namespace, name, &self.table);
         self.note(resource, change);
+    }
+}
+
+impl Inventory for Cluster {
+    fn comparison_started(&self, resource: Resource) {
+        self.store().comparison_started(resource);
+    }
+
+    fn confirmed(&self, resource: Resource, meta: &Meta) -> bool {
+        self.store().confirm(resource, meta)
+    }
+
+    fn unconfirmed(&self, resource: Resource, max: usize) -> Vec<Meta> {
+        self.store().unconfirmed(resource, max)
+    }
+
+    fn version_of(&self, resource: Resource, namespace: &str, name: &str) -> Option<Box<str>> {
+        self.store().version_of(resource, namespace, name)
     }
 }
 

@@ -4,6 +4,7 @@
 //! a difference: an object whose version is known is stamped and otherwise left alone; what was not stamped when the
 //! list ends is gone. So answers never flicker, and nothing is held twice.
 
+mod compare;
 mod service;
 
 use std::net::IpAddr;
@@ -13,6 +14,7 @@ use hashbrown::{HashMap, HashSet};
 
 use crate::cluster::Keep;
 use crate::cluster::objects::{EndpointSlice, Meta, Object, Pod, Port, Resource, Service};
+use crate::cluster::store::compare::key_of;
 use crate::cluster::store::service::{
     Known, ServiceRecord, external_targets, record_of, slice_view,
 };
@@ -67,6 +69,13 @@ impl Version {
 
     fn is_absent(&self) -> bool {
         matches!(self, Self::Text(text) if text.is_empty())
+    }
+
+    fn to_text(&self) -> Box<str> {
+        match self {
+            Self::Number(number) => number.to_string().into(),
+            Self::Text(text) => text.clone(),
+        }
     }
 }
 
@@ -204,12 +213,7 @@ impl Store {
         name: &str,
         table: &Table,
     ) -> Change {
-        let key = match resource {
-            Resource::Namespaces => label(name).map(Key::from),
-            Resource::Services => service_key(name, namespace),
-            Resource::EndpointSlices | Resource::Pods => Some(object_key(namespace, name)),
-            Resource::ServiceImports => None,
-        };
+        let key = key_of(resource, namespace, name);
         key.map_or_else(Change::default, |key| self.remove(resource, &key, table))
     }
 

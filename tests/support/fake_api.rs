@@ -56,6 +56,8 @@ pub enum Answer {
     Silence,
     /// Status, content type, header lines, pieces of the body, and then.
     Reply(u16, &'static str, &'static str, Vec<Vec<u8>>, Then),
+    /// Lines of JSON as they come, until nobody sends any more.
+    Live(Receiver<String>),
 }
 
 impl Answer {
@@ -172,8 +174,12 @@ fn serve(
         };
         let answer = script(&asked);
         let _ = sender.send(asked);
-        let Answer::Reply(code, content_type, headers, pieces, then) = answer else {
-            return wait_for_the_end(reader);
+        let (code, content_type, headers, pieces, then) = match answer {
+            Answer::Silence => return wait_for_the_end(reader),
+            Answer::Live(lines) => return write_live(&mut writer, &lines),
+            Answer::Reply(code, content_type, headers, pieces, then) => {
+                (code, content_type, headers, pieces, then)
+            }
         };
         write!(
             writer,
@@ -191,6 +197,18 @@ fn serve(
             Then::Cut => return Ok(()),
         }
     }
+}
+
+/// Ends with the sender, or when the client does not listen any more.
+fn write_live(writer: &mut TcpStream, lines: &Receiver<String>) -> std::io::Result<()> {
+    write!(
+        writer,
+        "HTTP/1.1 200 X\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )?;
+    for line in lines {
+        write!(writer, "{:x}\r\n{line}\n\r\n", line.len() + 1)?;
+    }
+    Ok(())
 }
 
 /// Until the client closes.

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use fingerpost::cluster::ObjectSink;
-use fingerpost::cluster::objects::{Object, Resource};
+use fingerpost::cluster::objects::{Meta, Object, Resource};
+use fingerpost::cluster::{Inventory, ObjectSink};
 
 /// Far longer than anything takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -86,6 +86,11 @@ impl Recorder {
         at(&self.heard.lock().unwrap())
     }
 
+    /// Changes what was heard behind the back of who tells it.
+    pub fn meddle(&self, with: impl FnOnce(&mut Heard)) {
+        self.change(with);
+    }
+
     fn change(&self, change: impl FnOnce(&mut Heard)) {
         change(&mut self.heard.lock().unwrap());
         self.changed.notify_all();
@@ -137,5 +142,42 @@ impl ObjectSink for Recorder {
                 .objects
                 .remove(&(resource, namespace.to_owned(), name.to_owned()));
         });
+    }
+}
+
+impl Inventory for Recorder {
+    fn comparison_started(&self, resource: Resource) {
+        self.change(|heard| drop(heard.listed.insert(resource, BTreeSet::new())));
+    }
+
+    fn confirmed(&self, resource: Resource, meta: &Meta) -> bool {
+        let key = (resource, meta.namespace.to_string(), meta.name.to_string());
+        let mut heard = self.heard.lock().unwrap();
+        let known = heard.objects.get(&key);
+        let same = known.is_some_and(|object| object.meta() == meta);
+        heard.listed.entry(resource).or_default().insert(key);
+        same
+    }
+
+    fn unconfirmed(&self, resource: Resource, max: usize) -> Vec<Meta> {
+        self.look(|heard| {
+            let named = &heard.listed[&resource];
+            let unnamed = heard
+                .objects
+                .iter()
+                .filter(|(key, _)| key.0 == resource && !named.contains(key));
+            unnamed
+                .map(|(_, object)| object.meta().clone())
+                .take(max)
+                .collect()
+        })
+    }
+
+    fn version_of(&self, resource: Resource, namespace: &str, name: &str) -> Option<Box<str>> {
+        self.look(|heard| {
+            heard
+                .get(resource, namespace, name)
+                .map(|object| object.meta().resource_version.clone())
+        })
     }
 }

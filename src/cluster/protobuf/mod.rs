@@ -17,7 +17,7 @@ mod object;
 #[cfg(test)]
 mod tests;
 
-use crate::cluster::objects::{Object, Resource};
+use crate::cluster::objects::{Meta, Object, Resource};
 pub use crate::cluster::protobuf::fields::Malformed;
 use crate::cluster::protobuf::fields::{Fields, Value, text};
 use crate::cluster::protobuf::object::{metadata, object};
@@ -70,6 +70,19 @@ pub fn page(
     reply: &[u8],
     mut each: impl FnMut(Object),
 ) -> Result<Page, Malformed> {
+    items(reply, |item| object(resource, item).map(&mut each))
+}
+
+/// The same, of which only what identifies each object is read: a `PartialObjectMetadataList`, or a list of the
+/// objects themselves from a server that sends no less.
+pub fn metadata_page(reply: &[u8], mut each: impl FnMut(Meta)) -> Result<Page, Malformed> {
+    items(reply, |item| metadata(item).map(|found| each(found.meta())))
+}
+
+fn items(
+    reply: &[u8],
+    mut each: impl FnMut(&[u8]) -> Result<(), Malformed>,
+) -> Result<Page, Malformed> {
     let mut page = Page::default();
     for field in Fields::of(open(reply)?) {
         match field? {
@@ -82,7 +95,7 @@ pub fn page(
                     }
                 }
             }
-            (2, Value::Bytes(item)) => each(object(resource, item)?),
+            (2, Value::Bytes(item)) => each(item)?,
             _ => {}
         }
     }

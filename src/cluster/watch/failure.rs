@@ -81,6 +81,17 @@ impl Failure {
         }
     }
 
+    /// Asking the same again would fail again.
+    pub(super) fn is_for_good(&self) -> bool {
+        match self {
+            Self::Forbidden(_) | Self::Garbled(_) => true,
+            Self::Refused(status) => {
+                (400..500).contains(&status.code) && !matches!(status.code, 408 | 429)
+            }
+            _ => false,
+        }
+    }
+
     /// Whether it concerns the server as a whole, not one resource.
     pub(super) fn is_of_server(&self) -> bool {
         matches!(self, Self::Credentials(_) | Self::Unreachable(_))

@@ -7,29 +7,39 @@ use std::time::{Duration, Instant};
 use http_body_util::BodyExt;
 use tokio::time::{sleep, timeout};
 
-use crate::cluster::ObjectSink;
+use crate::cluster::Inventory;
 use crate::cluster::connect::describe;
 use crate::cluster::decode;
 use crate::cluster::objects::Resource;
 use crate::cluster::protobuf::{self, Malformed};
+use crate::cluster::watch::WatchPlan;
 use crate::cluster::watch::event::{Event, Page};
 use crate::cluster::watch::failure::Failure;
 use crate::cluster::watch::frame::{FRAME_MAX, Frames, TooLong};
 use crate::cluster::watch::json;
 use crate::cluster::watch::metrics::ResourceMetrics;
 use crate::cluster::watch::pace::{Backoff, chance};
+use crate::cluster::watch::progress::{Progress, Wish};
 use crate::cluster::watch::request::{Encoding, Link, PAGE, Stream, Target};
-use crate::cluster::watch::{Progress, WatchPlan};
 
 /// The longest delay of a relist that nothing else holds back. It keeps several servers apart.
 const AT_ONCE: Duration = Duration::from_millis(100);
+
+/// How a watch ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The server ended it.
+    Closed,
+    /// We did: somebody wished for something else.
+    Wished,
+}
 
 /// Follows one resource.
 pub(super) struct Follower {
     resource: Resource,
     target: Target,
     link: Arc<Link>,
-    sink: Arc<dyn ObjectSink>,
+    sink: Arc<dyn Inventory>,
     progress: Arc<Progress>,
     metrics: ResourceMetrics,
     /// Delays while there is no connection.
@@ -45,8 +55,6 @@ pub(super) struct Follower {
     suspicious: bool,
     /// Relists at once since the last watch that lived for a while.
     hasty: u32,
-    /// When the list is due again whatever happens.
-    relist_at: Instant,
 }
 
 impl Follower {
@@ -54,17 +62,12 @@ impl Follower {
         resource: Resource,
         plan: &WatchPlan,
         link: Arc<Link>,
-        sink: Arc<dyn ObjectSink>,
+        sink: Arc<dyn Inventory>,
         progress: Arc<Progress>,
     ) -> Self {
-        let labels = match resource {
-            // CoreDNS asks for ServiceImports by the labels that are meant for namespaces.
-            Resource::Namespaces | Resource::ServiceImports => &plan.namespace_label_selector,
-            Resource::Services | Resource::EndpointSlices | Resource::Pods => &plan.label_selector,
-        };
         Self {
             resource,
-            target: Target::new(resource, labels.as_deref()),
+            target: plan.target(resource),
             metrics: link.metrics.of(resource),
             link,
             sink,
@@ -76,7 +79,6 @@ impl Follower {
             json_only: resource == Resource::ServiceImports,
             suspicious: false,
             hasty: 0,
-            relist_at: Instant::now(),
         }
     }
 
@@ -93,11 +95,12 @@ impl Follower {
                 self.hasty = 0;
             }
             let failure = match outcome {
-                Ok(()) if lived >= self.link.pace.early_end => {
+                Ok(End::Wished) => continue,
+                Ok(End::Closed) if lived >= self.link.pace.early_end => {
                     self.suspicious = false;
                     continue;
                 }
-                Ok(()) => Failure::EndedEarly,
+                Ok(End::Closed) => Failure::EndedEarly,
                 Err(failure) => failure,
             };
             let delay = self.after(&failure);
@@ -137,12 +140,14 @@ impl Follower {
     }
 
     /// From a request to the end of the watch that it leads to.
-    async fn round(&mut self) -> Result<(), Failure> {
+    async fn round(&mut self) -> Result<End, Failure> {
         // Between five and ten minutes, as Kubernetes' own clients: long enough to be cheap, short enough that a load
         // balancer gets to spread us again.
         let seconds = 300 + (chance() * 300.0) as u64;
-        if self.relist_at <= Instant::now() {
-            self.progress.forget_version();
+        match self.progress.take_wish() {
+            Some(Wish::List) => self.progress.forget_version(),
+            Some(Wish::Doubt) => self.suspicious = true,
+            None => {}
         }
         let Some(version) = self.progress.version() else {
             return self.list(seconds).await;
@@ -159,7 +164,7 @@ impl Follower {
         self.follow(stream, false).await
     }
 
-    async fn list(&mut self, seconds: u64) -> Result<(), Failure> {
+    async fn list(&mut self, seconds: u64) -> Result<End, Failure> {
         if !self.paged {
             match self
                 .link
@@ -192,7 +197,7 @@ impl Follower {
 
     /// All pages; a limit of zero asks for one that holds all.
     async fn pages(&mut self, limit: usize) -> Result<(), Failure> {
-        self.sink.list_started(self.resource);
+        self.list_begun();
         let mut next: Box<str> = Box::default();
         loop {
             let uri = self.target.page(limit, &next);
@@ -221,7 +226,7 @@ impl Follower {
     }
 
     /// Takes in a watch until it ends.
-    async fn follow(&mut self, stream: Stream, mut listing: bool) -> Result<(), Failure> {
+    async fn follow(&mut self, stream: Stream, mut listing: bool) -> Result<End, Failure> {
         let Stream {
             encoding,
             mut body,
@@ -232,12 +237,16 @@ impl Follower {
         self.progress.connected.store(true, Ordering::Relaxed);
         self.link.journal.recovered(self.resource);
         if listing {
-            self.sink.list_started(self.resource);
+            self.list_begun();
         }
         loop {
             let pace = &self.link.pace;
             let idle = if listing { pace.list_idle } else { pace.idle };
-            let piece = match timeout(idle, body.frame()).await {
+            let next = tokio::select! {
+                next = timeout(idle, body.frame()) => next,
+                () = self.progress.wished(), if !listing => return Ok(End::Wished),
+            };
+            let piece = match next {
                 Err(_) => {
                     self.paged |= listing;
                     return Err(Failure::Silent {
@@ -246,7 +255,7 @@ impl Follower {
                     });
                 }
                 Ok(None) if listing => return Err(Failure::EndedEarly),
-                Ok(None) => return Ok(()),
+                Ok(None) => return Ok(End::Closed),
                 Ok(Some(Err(error))) => return Err(Failure::Unreachable(describe(&error))),
                 Ok(Some(Ok(piece))) => piece,
             };
@@ -306,14 +315,17 @@ impl Follower {
         Ok(listing)
     }
 
+    fn list_begun(&self) {
+        self.progress.list_begun();
+        self.sink.list_started(self.resource);
+    }
+
     fn list_ended(&mut self, version: &str) {
         self.progress.set_version(version);
         self.sink.list_finished(self.resource);
-        self.progress.synced.store(true, Ordering::Release);
+        self.progress.list_ended();
         self.metrics.lists.inc();
         self.suspicious = false;
-        let pause = self.link.pace.relist;
-        self.relist_at = Instant::now() + pause + pause.mul_f64(chance());
     }
 
     fn heard(&self) {
@@ -322,7 +334,7 @@ impl Follower {
     }
 }
 
-fn garbled(Malformed(why): Malformed) -> Failure {
+pub(super) fn garbled(Malformed(why): Malformed) -> Failure {
     Failure::Garbled(why.to_owned())
 }
 

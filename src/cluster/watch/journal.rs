@@ -79,6 +79,25 @@ impl Journal {
         })
     }
 
+    /// A comparison found what the watch had lost.
+    pub(super) fn repaired(&self, resource: Resource, count: u64) {
+        let (host, name) = (&self.host, resource.name());
+        tracing::warn!(
+            target: "plugin/kubernetes",
+            "{count} of `{name}` were not as API server `{host}` has them, and are now: its watch, or something on the \
+             way, loses events"
+        );
+    }
+
+    /// A comparison was not possible. There is one in ten minutes or so.
+    pub(super) fn not_compared(&self, resource: Resource, failure: &Failure) {
+        let (host, name) = (&self.host, resource.name());
+        tracing::warn!(
+            target: "plugin/kubernetes",
+            "`{name}` cannot be compared with API server `{host}`: {failure}"
+        );
+    }
+
     /// A watch is open: what was wrong is over. Returns whether the server was told to be away.
     pub(super) fn recovered(&self, resource: Resource) -> bool {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use crate::cluster::decode::object_from_json;
 use crate::cluster::objects::{Meta, Resource};
 use crate::cluster::protobuf::LIST_ENDS;
-use crate::cluster::watch::event::{Event, Status};
+use crate::cluster::watch::event::{Event, Page, Status};
 
 #[derive(Deserialize)]
 struct RawEvent<'a> {
@@ -31,6 +31,21 @@ struct RawMeta {
     name: Box<str>,
     namespace: Box<str>,
     resource_version: Box<str>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct IdentifiedList {
+    metadata: ListMeta,
+    items: Option<Vec<Identified>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ListMeta {
+    resource_version: Box<str>,
+    #[serde(rename = "continue")]
+    next: Box<str>,
 }
 
 #[derive(Default, Deserialize)]
@@ -91,11 +106,30 @@ pub(super) fn event(resource: Resource, line: &[u8]) -> Result<Event, serde_json
 }
 
 fn meta(object: &[u8]) -> Result<Meta, serde_json::Error> {
-    let found: Identified = serde_json::from_slice(object)?;
-    Ok(Meta {
-        namespace: found.metadata.namespace,
-        name: found.metadata.name,
-        resource_version: found.metadata.resource_version,
+    serde_json::from_slice::<Identified>(object).map(Identified::meta)
+}
+
+impl Identified {
+    fn meta(self) -> Meta {
+        Meta {
+            namespace: self.metadata.namespace,
+            name: self.metadata.name,
+            resource_version: self.metadata.resource_version,
+        }
+    }
+}
+
+/// A page of a list, of which only what identifies each object is read.
+pub(super) fn metadata_page(
+    reply: &[u8],
+    each: impl FnMut(Meta),
+) -> Result<Page, serde_json::Error> {
+    let list: IdentifiedList = serde_json::from_slice(reply)?;
+    let items = list.items.unwrap_or_default().into_iter();
+    items.map(Identified::meta).for_each(each);
+    Ok(Page {
+        version: list.metadata.resource_version,
+        next: list.metadata.next,
     })
 }
 

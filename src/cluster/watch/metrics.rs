@@ -18,6 +18,8 @@ pub struct ClientMetrics {
     lists: IntCounterVec,
     failures: IntCounterVec,
     garbled: IntCounterVec,
+    reconciles: IntCounterVec,
+    repaired: IntCounterVec,
 }
 
 impl Families for ClientMetrics {
@@ -72,6 +74,20 @@ impl Families for ClientMetrics {
                 ),
                 &["resource"],
             )?,
+            reconciles: IntCounterVec::new(
+                Opts::new(
+                    "fingerpost_kubernetes_reconciles_total",
+                    "number of comparisons with what the API server has, by how they ended",
+                ),
+                &["resource", "result"],
+            )?,
+            repaired: IntCounterVec::new(
+                Opts::new(
+                    "fingerpost_kubernetes_drift_repaired_total",
+                    "number of objects that were not as the API server had them, though its watch was open, and were repaired",
+                ),
+                &["resource"],
+            )?,
         };
         registry.register(Box::new(families.requests.clone()))?;
         registry.register(Box::new(families.durations.clone()))?;
@@ -80,6 +96,8 @@ impl Families for ClientMetrics {
         registry.register(Box::new(families.lists.clone()))?;
         registry.register(Box::new(families.failures.clone()))?;
         registry.register(Box::new(families.garbled.clone()))?;
+        registry.register(Box::new(families.reconciles.clone()))?;
+        registry.register(Box::new(families.repaired.clone()))?;
         Ok(families)
     }
 }
@@ -112,6 +130,15 @@ impl ClientMetrics {
             .inc();
     }
 
+    /// The families of the comparisons of one resource.
+    pub(super) fn reconcile(&self, resource: Resource) -> ReconcileMetrics {
+        ReconcileMetrics {
+            ended: self.reconciles.clone(),
+            resource: resource.name(),
+            repaired: self.repaired.with_label_values(&[resource.name()]),
+        }
+    }
+
     /// The families of one resource.
     pub(super) fn of(&self, resource: Resource) -> ResourceMetrics {
         let label = [resource.name()];
@@ -120,6 +147,25 @@ impl ClientMetrics {
             lists: self.lists.with_label_values(&label),
             garbled: self.garbled.with_label_values(&label),
         }
+    }
+}
+
+/// What the comparisons of one resource count.
+pub(super) struct ReconcileMetrics {
+    ended: IntCounterVec,
+    resource: &'static str,
+    repaired: IntCounter,
+}
+
+impl ReconcileMetrics {
+    /// A comparison ended.
+    pub(super) fn ended(&self, result: &str) {
+        self.ended.with_label_values(&[self.resource, result]).inc();
+    }
+
+    /// So many objects were not as they should be.
+    pub(super) fn repaired(&self, count: u64) {
+        self.repaired.inc_by(count);
     }
 }
 

@@ -19,6 +19,7 @@
 //!   is not: our data are stale then, and the server is well.
 //! - No request is sent before the rate allows it, and no more lists run at once than allowed ([`Limits`]).
 //! - Every byte received is noted ([`WatchStatus::silent_for`]), so that staleness can be seen.
+//! - From time to time what is known is compared with what the server has: events may be lost without a sign.
 //!
 //! Protobuf is asked for first and JSON second; a server that has no streamed lists is listed in pages.
 
@@ -49,16 +50,22 @@ mod limit;
 /// Deadlines and delays.
 pub mod pace;
 
+/// What a task tells about itself.
+mod progress;
+
+/// Finds out what the watch lost.
+mod reconcile;
+
 /// What is asked of the API server.
 mod request;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::ObjectSink;
+use crate::cluster::Inventory;
 use crate::cluster::connect::{Connection, Surroundings};
 use crate::cluster::objects::Resource;
 use crate::cluster::source::{ApiSource, ConnectError, Limits};
@@ -66,7 +73,9 @@ use crate::cluster::thread::ClusterThread;
 use crate::cluster::watch::follow::Follower;
 use crate::cluster::watch::metrics::ClientMetrics;
 use crate::cluster::watch::pace::Pace;
-use crate::cluster::watch::request::Link;
+use crate::cluster::watch::progress::Progress;
+use crate::cluster::watch::reconcile::Reconciler;
+use crate::cluster::watch::request::{Link, Target};
 use crate::server::process::Process;
 
 /// What is watched.
@@ -80,6 +89,19 @@ pub struct WatchPlan {
     pub namespace_label_selector: Option<String>,
     /// `apiserver_*`: how often and how widely the API server is asked.
     pub limits: Limits,
+    /// `reconcile`: how often what is known is compared with what the API server has; none is never.
+    pub reconcile: Option<Duration>,
+}
+
+impl WatchPlan {
+    fn target(&self, resource: Resource) -> Target {
+        let labels = match resource {
+            // CoreDNS asks for ServiceImports by the labels that are meant for namespaces.
+            Resource::Namespaces | Resource::ServiceImports => &self.namespace_label_selector,
+            Resource::Services | Resource::EndpointSlices | Resource::Pods => &self.label_selector,
+        };
+        Target::new(resource, labels.as_deref())
+    }
 }
 
 /// Keeps watches running: when the last one is dropped they stop. The sink must not hold it, since the watches hold the
@@ -102,6 +124,8 @@ pub struct WatchStatus {
     pub connected: bool,
     /// Time since the last byte; none before the first.
     pub silent_for: Option<Duration>,
+    /// Time since a list or a comparison last found all that we have to be right; none before the first list.
+    pub confirmed_for: Option<Duration>,
     /// What we have is the state of this version; none before the first list.
     pub resource_version: Option<String>,
 }
@@ -131,7 +155,7 @@ impl Drop for WatchHandle {
 pub fn start(
     source: ApiSource,
     plan: WatchPlan,
-    sink: Arc<dyn ObjectSink>,
+    sink: Arc<dyn Inventory>,
     process: &Arc<Process>,
 ) -> Result<Arc<WatchHandle>, ConnectError> {
     let connection = Connection::of(&source, &Surroundings::of_process())?;
@@ -142,7 +166,7 @@ pub fn start(
 pub fn start_on(
     connection: Connection,
     plan: WatchPlan,
-    sink: Arc<dyn ObjectSink>,
+    sink: Arc<dyn Inventory>,
     process: &Arc<Process>,
     pace: Pace,
 ) -> Result<Arc<WatchHandle>, ConnectError> {
@@ -162,6 +186,19 @@ pub fn start_on(
             Arc::clone(&progress),
         );
         thread.spawn(stop.clone(), follower.run());
+        if let Some(interval) = plan.reconcile {
+            let reconciler = Reconciler {
+                resource,
+                target: plan.target(resource),
+                interval,
+                link: Arc::clone(&link),
+                sink: Arc::clone(&sink),
+                progress: Arc::clone(&progress),
+                metrics: link.metrics.reconcile(resource),
+                unusable: HashMap::new(),
+            };
+            thread.spawn(stop.clone(), reconciler.run());
+        }
         followed.push((resource, progress));
     }
     Ok(Arc::new(WatchHandle {
@@ -170,71 +207,4 @@ pub fn start_on(
         stop,
         _thread: thread,
     }))
-}
-
-/// What a task tells about itself, read by others.
-#[derive(Debug)]
-struct Progress {
-    began: Instant,
-    /// Milliseconds from `began` to the last byte, plus one; zero means none came yet.
-    heard: AtomicU64,
-    synced: AtomicBool,
-    connected: AtomicBool,
-    version: Mutex<Option<String>>,
-}
-
-impl Default for Progress {
-    fn default() -> Self {
-        Self {
-            began: Instant::now(),
-            heard: AtomicU64::new(0),
-            synced: AtomicBool::new(false),
-            connected: AtomicBool::new(false),
-            version: Mutex::new(None),
-        }
-    }
-}
-
-impl Progress {
-    fn heard(&self) {
-        let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
-        self.heard.store(millis + 1, Ordering::Relaxed);
-    }
-
-    fn silent_for(&self) -> Option<Duration> {
-        let heard = self.heard.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(
-            self.began
-                .elapsed()
-                .saturating_sub(Duration::from_millis(heard)),
-        )
-    }
-
-    fn version(&self) -> Option<String> {
-        self.version
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    fn set_version(&self, version: &str) {
-        let mut held = self.version.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = held.get_or_insert_default();
-        held.clear();
-        held.push_str(version);
-    }
-
-    fn forget_version(&self) {
-        *self.version.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    fn status(&self, resource: Resource) -> WatchStatus {
-        WatchStatus {
-            resource,
-            synced: self.synced.load(Ordering::Acquire),
-            connected: self.connected.load(Ordering::Relaxed),
-            silent_for: self.silent_for(),
-            resource_version: self.version(),
-        }
-    }
 }

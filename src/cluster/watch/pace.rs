@@ -28,8 +28,9 @@ pub struct Pace {
     pub retry_after_max: Duration,
     /// Nothing heard for longer than this: the list is asked for again instead of resuming.
     pub outage_max: Duration,
-    /// The list is asked for again this long after the last one, and up to twice as long, at an end of a watch: it
-    /// heals what a proxy in between may have lost.
+    /// For the watch to reach the version of a list that it is compared with. A bookmark brings it there.
+    pub catch_up: Duration,
+    /// For a list that a comparison asked for.
     pub relist: Duration,
 }
 
@@ -47,7 +48,8 @@ impl Default for Pace {
             refused_delay_max: Duration::from_secs(15),
             retry_after_max: Duration::from_secs(30),
             outage_max: Duration::from_secs(60),
-            relist: Duration::from_secs(30 * 60),
+            catch_up: Duration::from_secs(90),
+            relist: Duration::from_secs(10 * 60),
         }
     }
 }

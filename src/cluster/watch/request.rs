@@ -128,6 +128,26 @@ impl Link {
         } else {
             "application/vnd.kubernetes.protobuf,application/json"
         };
+        self.get_as(uri, accept).await
+    }
+
+    /// Asks for the metadata of objects; a server that knows no such thing sends the objects.
+    pub(super) async fn get_metadata(
+        &self,
+        uri: &str,
+        json_only: bool,
+    ) -> Result<(Encoding, bytes::Bytes), Failure> {
+        let accept = if json_only {
+            "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
+        } else {
+            "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,\
+             application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,\
+             application/vnd.kubernetes.protobuf,application/json"
+        };
+        self.get_as(uri, accept).await
+    }
+
+    async fn get_as(&self, uri: &str, accept: &str) -> Result<(Encoding, bytes::Bytes), Failure> {
         let _seat = self.admit(true).await;
         let began = Instant::now();
         let response = self.send(uri, accept).await?;
@@ -260,33 +280,50 @@ fn user_agent() -> &'static str {
 
 /// Where a resource is found, and which part of it is wanted.
 pub(super) struct Target {
-    path: &'static str,
-    selectors: String,
+    /// The group and version, up to the name of the resource.
+    group: &'static str,
+    resource: Resource,
+    labels: String,
+    fields: &'static str,
 }
 
 impl Target {
     pub(super) fn new(resource: Resource, labels: Option<&str>) -> Self {
-        let path = match resource {
-            Resource::Namespaces => "/api/v1/namespaces",
-            Resource::Services => "/api/v1/services",
-            Resource::EndpointSlices => "/apis/discovery.k8s.io/v1/endpointslices",
-            Resource::Pods => "/api/v1/pods",
-            Resource::ServiceImports => "/apis/multicluster.x-k8s.io/v1alpha1/serviceimports",
+        let group = match resource {
+            Resource::Namespaces | Resource::Services | Resource::Pods => "/api/v1",
+            Resource::EndpointSlices => "/apis/discovery.k8s.io/v1",
+            Resource::ServiceImports => "/apis/multicluster.x-k8s.io/v1alpha1",
         };
-        let mut selectors = String::new();
+        let mut selector = String::new();
         if let Some(labels) = labels {
-            selectors.push_str("&labelSelector=");
-            escape(labels, &mut selectors);
+            selector.push_str("&labelSelector=");
+            escape(labels, &mut selector);
         }
-        if resource == Resource::Pods {
+        Self {
+            group,
+            resource,
+            labels: selector,
             // Pods that ended have given their address back.
-            selectors.push_str("&fieldSelector=");
-            escape(
-                "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Unknown",
-                &mut selectors,
-            );
+            fields: match resource {
+                Resource::Pods => {
+                    "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Unknown"
+                }
+                _ => "",
+            },
         }
-        Self { path, selectors }
+    }
+
+    fn path(&self) -> String {
+        format!("{}/{}", self.group, self.resource.name())
+    }
+
+    fn selectors(&self) -> String {
+        let mut selectors = self.labels.clone();
+        if !self.fields.is_empty() {
+            selectors.push_str("&fieldSelector=");
+            escape(self.fields, &mut selectors);
+        }
+        selectors
     }
 
     /// A list as a stream, then changes: the newest state, not what some cache holds.
@@ -294,7 +331,8 @@ impl Target {
         format!(
             "{}?watch=true&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan\
              &timeoutSeconds={seconds}{}",
-            self.path, self.selectors
+            self.path(),
+            self.selectors()
         )
     }
 
@@ -302,27 +340,46 @@ impl Target {
     pub(super) fn watch(&self, version: &str, seconds: u64) -> String {
         let mut uri = format!(
             "{}?watch=true&allowWatchBookmarks=true&resourceVersion=",
-            self.path
+            self.path()
         );
         escape(version, &mut uri);
-        format!("{uri}&timeoutSeconds={seconds}{}", self.selectors)
+        format!("{uri}&timeoutSeconds={seconds}{}", self.selectors())
     }
 
     /// A page of a list.
     pub(super) fn page(&self, limit: usize, next: &str) -> String {
-        let mut uri = format!("{}?limit={limit}", self.path);
+        let mut uri = format!("{}?limit={limit}", self.path());
         if !next.is_empty() {
             uri.push_str("&continue=");
             escape(next, &mut uri);
         }
-        uri + &self.selectors
+        uri + &self.selectors()
+    }
+
+    /// One object, as a list of at most one: our role may list, not get. What the selectors leave out is not there.
+    pub(super) fn one(&self, namespace: &str, name: &str) -> String {
+        let mut uri = self.group.to_owned();
+        if !namespace.is_empty() {
+            uri.push_str("/namespaces/");
+            escape(namespace, &mut uri);
+        }
+        uri.push('/');
+        uri.push_str(self.resource.name());
+        uri.push_str("?fieldSelector=");
+        let mut fields = format!("metadata.name={name}");
+        if !self.fields.is_empty() {
+            fields.push(',');
+            fields.push_str(self.fields);
+        }
+        escape(&fields, &mut uri);
+        uri + &self.labels
     }
 
     /// Is the server at least as far as this version? Refused as too large if not; a watch would only be silent.
     pub(super) fn probe(&self, version: &str) -> String {
         let mut uri = format!(
             "{}?limit=1&resourceVersionMatch=NotOlderThan&resourceVersion=",
-            self.path
+            self.path()
         );
         escape(version, &mut uri);
         uri
@@ -368,6 +425,24 @@ mod tests {
             !Target::new(Resource::Services, None)
                 .stream(300)
                 .contains("Selector")
+        );
+    }
+
+    #[test]
+    fn one_object_is_looked_for_where_it_is_with_the_selectors_of_all() {
+        assert_eq!(
+            Target::new(Resource::EndpointSlices, Some("a=b")).one("shop", "web-1"),
+            "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices\
+             ?fieldSelector=metadata.name%3Dweb-1&labelSelector=a%3Db"
+        );
+        assert_eq!(
+            Target::new(Resource::Namespaces, None).one("", "shop"),
+            "/api/v1/namespaces?fieldSelector=metadata.name%3Dshop"
+        );
+        let pod = Target::new(Resource::Pods, None).one("shop", "a&b");
+        assert!(
+            pod.starts_with("/api/v1/namespaces/shop/pods?fieldSelector=metadata.name%3Da%26b%2Cstatus.phase%21%3D"),
+            "{pod}"
         );
     }
 

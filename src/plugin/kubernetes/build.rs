@@ -10,13 +10,11 @@ use prometheus::{HistogramOpts, HistogramVec, Registry};
 
 use crate::chain::plugin::Plugin;
 use crate::cluster::objects::Resource;
-use crate::cluster::scope::Scope;
-use crate::cluster::{Cluster, Feed, Keep, ObjectSink, manifests, trigger};
+use crate::cluster::{Cluster, Feed, Inventory, Keep, ObjectSink, manifests, trigger};
 use crate::plugin::kubernetes::config::KubernetesConfig;
 use crate::plugin::kubernetes::{Kubernetes, PodMode, SPEC, nameserver};
 use crate::plugin::{BuildError, Config};
 use crate::server::assembly::Assembly;
-use crate::server::lent::{Demands, LentCluster};
 use crate::server::process::Process;
 use crate::telemetry::metrics::Families;
 use crate::wire::name::{Name, NameBuf};
@@ -67,11 +65,10 @@ impl KubernetesMetrics {
 impl Config for KubernetesConfig {
     fn build(&self, assembly: &mut Assembly<'_>) -> Result<Vec<Arc<dyn Plugin>>, BuildError> {
         let process = Arc::clone(assembly.process);
-        let keep = self.keep(assembly.generation.demands);
-        let key = self.feed_key(assembly.root, keep);
+        let key = self.feed_key(assembly.root);
         let feed = process
             .shared
-            .get_or_try(&key, || self.feed(assembly.root, keep, &process))?;
+            .get_or_try(&key, || self.feed(assembly.root, &process))?;
         let (waiting, timeout) = (Arc::clone(&feed.cluster), self.startup_timeout);
         assembly
             .generation
@@ -87,30 +84,31 @@ impl Config for KubernetesConfig {
             .readiness
             .push((SPEC.name.to_owned(), probe));
         let local_addresses = nameserver::local_addresses(assembly.generation.bind.as_deref());
-        let scope = Arc::new(Scope::new(feed, self.exposed_namespaces()));
-        assembly.generation.cluster.lend(LentCluster {
-            scope: Arc::clone(&scope),
-            ttl: self.ttl,
-            local_addresses: local_addresses.clone(),
-        });
-        Ok(vec![Arc::new(self.plugin(scope, local_addresses))])
+        Ok(vec![Arc::new(self.plugin(feed, local_addresses))])
     }
 }
 
 impl KubernetesConfig {
-    fn plugin(&self, scope: Arc<Scope>, local_addresses: Box<[IpAddr]>) -> Kubernetes {
+    fn plugin(&self, feed: Arc<Feed>, local_addresses: Box<[IpAddr]>) -> Kubernetes {
         let mut zones = self.zones.clone();
         zones.sort_by_key(|zone| std::cmp::Reverse(zone.as_ref().len()));
         let mut service_suffix = NameBuf::new();
         service_suffix.push_label(b"svc").expect("a label");
         let primary = service_suffix.push_name(self.primary_zone.as_ref());
         primary.expect("the parser keeps zones short enough");
+        let namespaces = self.namespaces.as_ref();
         Kubernetes {
-            scope,
+            feed,
             zones: zones.into(),
             service_suffix: service_suffix.as_ref().to_name(),
             ttl: self.ttl,
             pods: self.pods,
+            namespaces: namespaces.map(|names| {
+                names
+                    .iter()
+                    .filter_map(|name| namespace_label(name))
+                    .collect()
+            }),
             ignore_empty_service: self.ignore_empty_service,
             fallthrough: self.fallthrough.clone(),
             local_addresses,
@@ -128,45 +126,35 @@ impl KubernetesConfig {
         resources
     }
 
-    /// The namespaces that `namespaces` lists.
-    fn exposed_namespaces(&self) -> Option<Box<[Box<[u8]>]>> {
-        let names = self.namespaces.as_ref()?.iter();
-        Some(names.filter_map(|name| namespace_label(name)).collect())
-    }
-
-    pub(super) fn keep(&self, demands: Demands) -> Keep {
-        Keep {
-            pod_names: self.endpoint_pod_names,
-            external: demands.external,
-        }
-    }
-
     /// All that one cluster differs from another in: blocks and generations with the same share it.
-    pub(super) fn feed_key(&self, root: &Path, keep: Keep) -> String {
+    pub(super) fn feed_key(&self, root: &Path) -> String {
         let selectors = (&self.labels, &self.namespace_labels);
         let source = (&self.manifests, &self.api, root);
         let resources = self.resources();
         format!(
-            "{source:?} {resources:?} {keep:?} {selectors:?} {:?}",
-            self.limits
+            "{source:?} {resources:?} {} {selectors:?} {:?} {:?}",
+            self.endpoint_pod_names, self.limits, self.reconcile
         )
     }
 
     pub(super) fn feed(
         &self,
         root: &Path,
-        keep: Keep,
         process: &Arc<Process>,
     ) -> Result<Arc<Feed>, BuildError> {
+        let keep = Keep {
+            pod_names: self.endpoint_pod_names,
+            ..Keep::default()
+        };
         let cluster = Arc::new(Cluster::new(&self.resources(), keep));
         let metrics = process.metrics.families::<KubernetesMetrics>();
         cluster.observe_triggers(Box::new(move |headless, time| {
             metrics.observe(headless, time)
         }));
-        let sink: Arc<dyn ObjectSink> = cluster.clone();
         let source: Arc<dyn Any + Send + Sync> = if self.manifests.is_empty() {
-            self.watch_api(root, sink, process)?
+            self.watch_api(root, cluster.clone(), process)?
         } else {
+            let sink: Arc<dyn ObjectSink> = cluster.clone();
             let paths = self.manifests.iter().map(|path| root.join(path)).collect();
             let filter = manifests::Filter {
                 labels: self.labels.clone().unwrap_or_default(),
@@ -185,7 +173,7 @@ impl KubernetesConfig {
     fn watch_api(
         &self,
         root: &Path,
-        sink: Arc<dyn ObjectSink>,
+        sink: Arc<dyn Inventory>,
         process: &Arc<Process>,
     ) -> Result<Arc<dyn Any + Send + Sync>, BuildError> {
         use crate::cluster::selector::Selector;
@@ -209,6 +197,7 @@ impl KubernetesConfig {
             label_selector: text(&self.labels),
             namespace_label_selector: text(&self.namespace_labels),
             limits: self.limits,
+            reconcile: self.reconcile,
         };
         Ok(watch::start(source, plan, sink, process)?)
     }
@@ -217,7 +206,7 @@ impl KubernetesConfig {
     fn watch_api(
         &self,
         _: &Path,
-        _: Arc<dyn ObjectSink>,
+        _: Arc<dyn Inventory>,
         _: &Arc<Process>,
     ) -> Result<Arc<dyn Any + Send + Sync>, BuildError> {
         Err(BuildError(

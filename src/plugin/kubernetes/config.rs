@@ -20,6 +20,9 @@ const TTL_MAX: u32 = 3600;
 
 const STARTUP_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 
+const RECONCILE_DEFAULT: Duration = Duration::from_secs(10 * 60);
+const RECONCILE_MIN: Duration = Duration::from_secs(1);
+
 /// Octets that a zone may have, so that SOA and NS still fit in front of it.
 const ZONE_MAX: usize = 240;
 
@@ -41,6 +44,8 @@ pub(super) struct KubernetesConfig {
     pub(super) fallthrough: Option<Fallthrough>,
     pub(super) startup_timeout: Duration,
     pub(super) limits: Limits,
+    /// How often the cluster is compared with the API server; none is never.
+    pub(super) reconcile: Option<Duration>,
 }
 
 /// What is known only when all options are read.
@@ -54,7 +59,8 @@ struct Pieces {
     namespaces: Option<Span>,
     namespace_labels: Option<Span>,
     zonal: Option<Span>,
-    limits: Vec<Span>,
+    /// Options that mean nothing without an API server.
+    api_only: Vec<Span>,
 }
 
 pub(super) fn parse(context: &mut Context<'_>) -> Option<Box<dyn Config>> {
@@ -77,6 +83,7 @@ pub(super) fn parse(context: &mut Context<'_>) -> Option<Box<dyn Config>> {
         fallthrough: None,
         startup_timeout: STARTUP_TIMEOUT_DEFAULT,
         limits: Limits::default(),
+        reconcile: Some(RECONCILE_DEFAULT),
     };
     let mut pieces = Pieces::default();
     for option in directive.options() {
@@ -202,6 +209,10 @@ impl KubernetesConfig {
                 self.startup_timeout = read_timeout(&mut args)?;
                 warn_of_rest(&mut args, context);
             }
+            "reconcile" => {
+                self.reconcile = read_reconcile(&mut args)?;
+                pieces.api_only.push(span);
+            }
             "multicluster" => return self.multicluster(option, context),
             "zonal" => {
                 args.finish()?;
@@ -210,7 +221,7 @@ impl KubernetesConfig {
             }
             "apiserver_qps" | "apiserver_burst" | "apiserver_max_inflight" => {
                 read_limit(&mut self.limits, option, &mut args)?;
-                pieces.limits.push(span);
+                pieces.api_only.push(span);
             }
             _ => return Err(unknown_option(SPEC.name, option, SPEC.option_names())),
         }
@@ -310,10 +321,10 @@ impl Pieces {
             self.api.and(self.manifests),
             "`manifests` and an API server",
         );
-        for &span in self.limits.iter().filter(|_| self.manifests.is_some()) {
+        for &span in self.api_only.iter().filter(|_| self.manifests.is_some()) {
             faults.push(Diagnostic::warning(
                 span,
-                "limits of an API server mean nothing beside `manifests`",
+                "what is about an API server means nothing beside `manifests`",
                 "this line has no effect",
             ));
         }
@@ -423,6 +434,22 @@ fn read_timeout(args: &mut Args<'_>) -> Result<Duration, Diagnostic> {
     let given: GoDuration = args.take_as(EXPECTED)?;
     given.to_duration().ok_or_else(|| {
         let message = format!("`{given}` is negative");
+        Diagnostic::error(span, message, format!("expected {EXPECTED}"))
+    })
+}
+
+/// How often, or `off`.
+fn read_reconcile(args: &mut Args<'_>) -> Result<Option<Duration>, Diagnostic> {
+    const EXPECTED: &str = "a duration of at least 1s, such as 10m, or `off`";
+    if args.peek().is_some_and(|word| word.text == "off") {
+        args.take(EXPECTED)?;
+        return Ok(None);
+    }
+    let span = args.peek().map_or(args.span(), |word| word.span);
+    let given: GoDuration = args.take_as(EXPECTED)?;
+    let interval = given.to_duration().filter(|&time| time >= RECONCILE_MIN);
+    interval.map(Some).ok_or_else(|| {
+        let message = format!("`{given}` is too short for `reconcile`");
         Diagnostic::error(span, message, format!("expected {EXPECTED}"))
     })
 }

@@ -29,7 +29,7 @@ use arc_swap::Guard;
 
 use crate::chain::exchange::Exchange;
 use crate::chain::plugin::{Plugin, Step};
-use crate::cluster::scope::Scope;
+use crate::cluster::Feed;
 use crate::cluster::table::{ServiceView, Table};
 use crate::plugin::Spec;
 use crate::plugin::fallthrough::Fallthrough;
@@ -59,7 +59,7 @@ enum PodMode {
 }
 
 struct Kubernetes {
-    scope: Arc<Scope>,
+    feed: Arc<Feed>,
     /// The longest first.
     zones: Box<[Name]>,
     /// `svc.` and the zone that PTR targets lie in.
@@ -67,6 +67,8 @@ struct Kubernetes {
     /// Of all records, in seconds.
     ttl: u32,
     pods: PodMode,
+    /// Labels with their lengths; none means all.
+    namespaces: Option<Box<[Box<[u8]>]>>,
     ignore_empty_service: bool,
     fallthrough: Option<Fallthrough>,
     /// Where this server can be reached itself.
@@ -146,7 +148,7 @@ impl Plugin for Kubernetes {
 
 impl Kubernetes {
     fn table(&self) -> &Table {
-        self.scope.table()
+        &self.feed.cluster.table
     }
 
     fn asked<'q>(&self, name: NameRef<'q>, qtype: RecordType) -> Option<Asked<'q>> {
@@ -168,8 +170,10 @@ impl Kubernetes {
             .is_some_and(|fallthrough| fallthrough.covers(name))
     }
 
+    /// Whether names of this namespace are answered: it exists, and `namespaces` does not hide it.
     fn exposes(&self, namespace: &[u8]) -> bool {
-        self.scope.exposes(namespace)
+        let named = |list: &[Box<[u8]>]| list.iter().any(|label| **label == *namespace);
+        self.namespaces.as_deref().is_none_or(named) && self.table().has_namespace(namespace)
     }
 
     fn find<'q>(&self, asked: &Asked<'q>) -> Finding<'q> {

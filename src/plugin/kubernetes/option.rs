@@ -1,4 +1,4 @@
-//! The options of `kubernetes`: every one of CoreDNS, and `manifests`.
+//! The options of `kubernetes`: every one of CoreDNS, `manifests` and `reconcile`.
 
 use crate::plugin::OptionSpec;
 
@@ -86,6 +86,12 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         syntax: "startup_timeout DURATION",
         default: "5s",
         help: "how long the start waits for the first lists; 0 does not wait",
+    },
+    OptionSpec {
+        name: "reconcile",
+        syntax: "reconcile DURATION|off",
+        default: "10m",
+        help: "how often what is known is compared with what the API server has, at least 1s, and repaired",
     },
     OptionSpec {
         name: "multicluster",

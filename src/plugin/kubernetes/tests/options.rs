@@ -7,7 +7,6 @@ use crate::cluster::source::Limits;
 use crate::plugin::kubernetes::{SPEC, config};
 use crate::plugin::testing::bench::{fault, runtime};
 use crate::plugin::testing::{faults, parse};
-use crate::server::lent::Demands;
 
 fn config_faults(body: &str) -> Vec<String> {
     faults(&SPEC, &format!("kubernetes cluster.local {{\n{body}\n}}\n"))
@@ -167,13 +166,46 @@ fn what_a_later_version_does_is_named() {
     }
 }
 
-fn limits(body: &str) -> Limits {
+fn configured(body: &str) -> Box<config::KubernetesConfig> {
     let text = format!("kubernetes cluster.local {{\n{body}\n}}\n");
     let (config, faults) = parse(&SPEC, &text);
     assert_eq!(faults.error_count(), 0, "{body}");
     let config = config.expect("no fault") as Box<dyn std::any::Any>;
     let config = config.downcast::<config::KubernetesConfig>();
-    config.expect("our own").limits
+    config.expect("our own")
+}
+
+fn limits(body: &str) -> Limits {
+    configured(body).limits
+}
+
+#[test]
+fn the_cluster_is_compared_every_ten_minutes_unless_told_otherwise() {
+    let reconcile = |body: &str| configured(body).reconcile;
+    assert_eq!(reconcile(""), Some(Duration::from_secs(600)));
+    assert_eq!(reconcile("reconcile 90s"), Some(Duration::from_secs(90)));
+    assert_eq!(reconcile("reconcile off"), None);
+    for (body, fault) in [
+        (
+            "reconcile 0",
+            "error: `0s` is too short for `reconcile` @ 0",
+        ),
+        (
+            "reconcile -5m",
+            "error: `-5m0s` is too short for `reconcile` @ -5m",
+        ),
+        (
+            "reconcile",
+            "error: `reconcile` needs a duration of at least 1s, such as 10m, or `off` @ reconcile",
+        ),
+        (
+            "reconcile never",
+            "error: `never` is not a duration of at least 1s, such as 10m, or `off` @ never",
+        ),
+        ("reconcile off 5m", "error: `reconcile` takes no `5m` @ 5m"),
+    ] {
+        assert_eq!(config_faults(body), [fault], "{body}");
+    }
 }
 
 #[test]
@@ -200,7 +232,7 @@ fn blocks_and_reloads_with_the_same_cluster_share_it() {
     )
     .expect("written");
     let process = crate::server::process::Process::new(runtime());
-    let build_for = |external: bool, options: &str| {
+    let build = |options: &str| {
         let text = format!(
             "kubernetes cluster.local {{\nmanifests {}\n{options}\n}}\n",
             path.display()
@@ -210,21 +242,17 @@ fn blocks_and_reloads_with_the_same_cluster_share_it() {
         let config = config
             .downcast::<config::KubernetesConfig>()
             .expect("our own");
-        let keep = config.keep(Demands { external });
-        let key = config.feed_key(std::path::Path::new(""), keep);
+        let key = config.feed_key(std::path::Path::new(""));
         let root = std::path::Path::new("");
         process
             .shared
-            .get_or_try(&key, || config.feed(root, keep, &process))
+            .get_or_try(&key, || config.feed(root, &process))
             .expect("good files")
     };
-    let build = |options: &str| build_for(false, options);
     let first = build("");
     assert!(first.cluster.synced());
     assert!(Arc::ptr_eq(&first, &build("ttl 30")));
     assert!(!Arc::ptr_eq(&first, &build("pods verified")));
-    // A reload that brings `k8s_external` needs what the running cluster has not kept.
-    assert!(!Arc::ptr_eq(&first, &build_for(true, "")));
 }
 
 #[test]
