@@ -1,5 +1,5 @@
 //! What one answer from memory costs, socket left out: the whole chain of the kubeadm Corefile over a cluster of
-//! 1,000 Services, question by question; and reading that Corefile.
+//! 1,000 Services and one of 10,000 endpoints, question by question; and reading that Corefile.
 //!
 //! `cargo bench --bench answers [FILTER [ROUNDS]]` prints nanoseconds a round. Under `valgrind --tool=callgrind` a
 //! filter and a fixed number of rounds give instruction counts that repeat.
@@ -33,6 +33,9 @@ const SERVICES: usize = 1000;
 /// Of each Service's endpoints.
 const ENDPOINTS: usize = 10;
 
+/// Of the Service `big`, whose endpoints have host names; 100 stand in one slice.
+const BIG: usize = 10_000;
+
 const ROUNDS_DEFAULT: usize = 500_000;
 
 fn main() {
@@ -55,16 +58,21 @@ fn main() {
         .unwrap();
     let (_generation, zones) = serve(&corefile, &runtime);
 
-    for (name, qname, qtype) in QUESTIONS {
+    for (name, qname, qtype, protocol) in QUESTIONS {
         let queries: Vec<Vec<u8>> = (0..SERVICES)
             .filter(|at| at % 10 == qname.parity())
             .map(|at| query(&qname.of(at), *qtype))
             .collect();
         let mut out = Vec::with_capacity(4096);
+        // A reply of 64 KiB takes a thousand times as long as one of 64 octets.
+        let rounds = match qname {
+            Names::Big => rounds / 100,
+            _ => rounds,
+        };
         measure(name, &filter, rounds, |round| {
             let outcome = zones.answer(
                 black_box(&queries[round % queries.len()]),
-                arrival(),
+                arrival(*protocol),
                 &mut out,
             );
             assert!(matches!(outcome, Outcome::Reply));
@@ -94,13 +102,21 @@ enum Names {
     Headless,
     Missing,
     Reverse,
+    /// The Service of 10,000 endpoints.
+    Big,
+    /// One endpoint of it.
+    BigEndpoint,
+    /// One endpoint of it, by address.
+    BigReverse,
+    /// One endpoint of a Service with 10.
+    SmallEndpoint,
 }
 
 impl Names {
     /// The last digit of the Services it is about.
     fn parity(&self) -> usize {
         match self {
-            Self::Headless => 9,
+            Self::Headless | Self::SmallEndpoint => 9,
             _ => 1,
         }
     }
@@ -112,24 +128,77 @@ impl Names {
             }
             Self::Missing => format!("none-{at}.ns-{}.svc.cluster.local.", at % 20),
             Self::Reverse => format!("{}.{}.97.10.in-addr.arpa.", at % 250, at / 250),
+            Self::Big => "big.ns-0.svc.cluster.local.".to_owned(),
+            Self::BigEndpoint => format!("pod-{}.big.ns-0.svc.cluster.local.", at * BIG / SERVICES),
+            Self::BigReverse => {
+                let number = at * BIG / SERVICES;
+                format!("{}.{}.25.172.in-addr.arpa.", number % 250, number / 250)
+            }
+            Self::SmallEndpoint => format!(
+                "pod-{0}.svc-{at}.ns-{1}.svc.cluster.local.",
+                at % ENDPOINTS,
+                at % 20
+            ),
         }
     }
 }
 
-const QUESTIONS: &[(&str, Names, RecordType)] = &[
-    ("A of a ClusterIP", Names::ClusterIp, RecordType::A),
+const QUESTIONS: &[(&str, Names, RecordType, Protocol)] = &[
+    (
+        "A of a ClusterIP",
+        Names::ClusterIp,
+        RecordType::A,
+        Protocol::Udp,
+    ),
     (
         "AAAA of a ClusterIP (NODATA)",
         Names::ClusterIp,
         RecordType::AAAA,
+        Protocol::Udp,
     ),
-    ("NXDOMAIN", Names::Missing, RecordType::A),
-    ("PTR", Names::Reverse, RecordType::PTR),
-    ("SRV with glue", Names::ClusterIp, RecordType::SRV),
+    ("NXDOMAIN", Names::Missing, RecordType::A, Protocol::Udp),
+    ("PTR", Names::Reverse, RecordType::PTR, Protocol::Udp),
+    (
+        "SRV with glue",
+        Names::ClusterIp,
+        RecordType::SRV,
+        Protocol::Udp,
+    ),
     (
         "A of a headless Service with 10 endpoints",
         Names::Headless,
         RecordType::A,
+        Protocol::Udp,
+    ),
+    (
+        "A of one host name of 10",
+        Names::SmallEndpoint,
+        RecordType::A,
+        Protocol::Udp,
+    ),
+    (
+        "A of one host name of 10,000",
+        Names::BigEndpoint,
+        RecordType::A,
+        Protocol::Udp,
+    ),
+    (
+        "PTR of one endpoint of 10,000",
+        Names::BigReverse,
+        RecordType::PTR,
+        Protocol::Udp,
+    ),
+    (
+        "A of all of 10,000, cut for UDP",
+        Names::Big,
+        RecordType::A,
+        Protocol::Udp,
+    ),
+    (
+        "A of all of 10,000, 64 KiB over TCP",
+        Names::Big,
+        RecordType::A,
+        Protocol::Tcp,
     ),
 ];
 
@@ -204,9 +273,14 @@ fn cluster() -> String {
         for endpoint in 0..ENDPOINTS {
             let comma = if endpoint == 0 { "" } else { "," };
             let number = at * ENDPOINTS + endpoint;
+            // As of a StatefulSet.
+            let hostname = match at % 10 {
+                9 => format!(r#","hostname":"pod-{endpoint}""#),
+                _ => String::new(),
+            };
             write!(
                 endpoints,
-                r#"{comma}{{"addresses":["172.24.{}.{}"]}}"#,
+                r#"{comma}{{"addresses":["172.24.{}.{}"]{hostname}}}"#,
                 number / 250,
                 number % 250
             )
@@ -216,10 +290,33 @@ fn cluster() -> String {
             r#"{{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","metadata":{{"name":"svc-{at}-x","namespace":"ns-{namespace}","labels":{{"kubernetes.io/service-name":"svc-{at}"}}}},"addressType":"IPv4","endpoints":[{endpoints}],"ports":[{{"name":"http","port":8080,"protocol":"TCP"}}]}}"#
         ));
     }
+    items.extend(big());
     format!(
         r#"{{"apiVersion":"v1","kind":"List","items":[{}]}}"#,
         items.join(",")
     )
+}
+
+/// A headless Service of many endpoints with host names.
+fn big() -> Vec<String> {
+    let service = r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"big","namespace":"ns-0"},"spec":{"clusterIP":"None","ports":[{"name":"http","port":80,"protocol":"TCP"}]}}"#;
+    let slice = |at: usize| {
+        let endpoint = |number: usize| {
+            format!(
+                r#"{{"addresses":["172.25.{}.{}"],"hostname":"pod-{number}"}}"#,
+                number / 250,
+                number % 250
+            )
+        };
+        let endpoints: Vec<_> = (at * 100..(at + 1) * 100).map(endpoint).collect();
+        format!(
+            r#"{{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","metadata":{{"name":"big-{at}","namespace":"ns-0","labels":{{"kubernetes.io/service-name":"big"}}}},"addressType":"IPv4","endpoints":[{}],"ports":[{{"name":"http","port":8080,"protocol":"TCP"}}]}}"#,
+            endpoints.join(",")
+        )
+    };
+    std::iter::once(service.to_owned())
+        .chain((0..BIG / 100).map(slice))
+        .collect()
 }
 
 fn query(qname: &str, qtype: RecordType) -> Vec<u8> {
@@ -231,11 +328,11 @@ fn query(qname: &str, qtype: RecordType) -> Vec<u8> {
     octets
 }
 
-fn arrival() -> Arrival {
+fn arrival(protocol: Protocol) -> Arrival {
     Arrival {
         client: SocketAddr::from(([127, 0, 0, 1], 5000)),
         local: SocketAddr::from(([127, 0, 0, 1], 1053)),
-        protocol: Protocol::Udp,
+        protocol,
         received: Instant::now(),
         alias_depth: 0,
     }

@@ -385,6 +385,42 @@ fn an_answer_about_a_cluster_allocates_nothing() {
     }
 }
 
+#[test]
+fn an_answer_about_one_of_ten_thousand_endpoints_allocates_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut objects = String::from(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: big, namespace: shop}\nspec: {clusterIP: None}\n",
+    );
+    for slice in 0..100 {
+        let endpoint =
+            |at: u32| format!("{{addresses: [10.7.{slice}.{at}], hostname: pod-{slice}-{at}}}");
+        let endpoints: Vec<_> = (0..100).map(endpoint).collect();
+        objects += &format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: big-{slice}, namespace: shop, labels: {{kubernetes.io/service-name: big}}}}\naddressType: IPv4\nendpoints: [{}]\n",
+            endpoints.join(", ")
+        );
+    }
+    std::fs::write(folder.path().join("big.yaml"), objects).unwrap();
+    let corefile = format!(
+        ". {{
+            kubernetes cluster.local in-addr.arpa {{
+                manifests {}
+            }}
+        }}",
+        folder.path().display()
+    );
+    let mut bench = Bench::of_corefile(&corefile, &[]);
+    for (name, kind) in [
+        ("Pod-99-98.big.shop.svc.cluster.local", RecordType::A),
+        ("pod-0-1.big.shop.svc.cluster.local", RecordType::SRV),
+        ("98.99.7.10.in-addr.arpa", RecordType::PTR),
+        ("big.shop.svc.cluster.local", RecordType::A),
+        ("big.shop.svc.cluster.local", RecordType::SRV),
+    ] {
+        assert_eq!(bench.ask(name, kind, Rcode::NOERROR), 0, "{name} {kind}");
+    }
+}
+
 /// The configuration of most clusters, as far as it concerns queries that memory can answer.
 fn cluster_corefile(upstream: SocketAddr) -> String {
     let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/example");

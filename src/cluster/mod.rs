@@ -15,7 +15,12 @@ pub mod objects;
 /// The readers' side: views by name, services by address; no lock.
 pub mod table;
 
+/// A cluster, and which of its namespaces are shown.
+pub mod scope;
+
 mod addresses;
+
+mod index;
 
 mod store;
 

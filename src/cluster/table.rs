@@ -17,11 +17,12 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Guard};
 
 use crate::cluster::addresses::Addresses;
+use crate::cluster::index::{Index, Key};
 use crate::cluster::objects::Port;
 use crate::wire::name::Name;
 
 /// Keys come from queries, so the seed is random; the quality of foldhash's fast mode is enough for hash tables.
-type State = foldhash::fast::RandomState;
+pub(in crate::cluster) type State = foldhash::fast::RandomState;
 
 pub(in crate::cluster) type Map<K, V> = papaya::HashMap<K, V, State>;
 
@@ -67,7 +68,7 @@ impl Slot {
 }
 
 /// One version of a Service with all of its endpoints.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct ServiceView {
     /// Addresses or alias.
     pub kind: ViewKind,
@@ -82,6 +83,8 @@ pub struct ServiceView {
     pub addresses_distinct: bool,
     /// No host name stands in it twice.
     pub names_distinct: bool,
+    /// Of a large one, its endpoints by name and address.
+    pub(in crate::cluster) index: Option<Arc<Index>>,
 }
 
 /// What a Service's name stands for, as readers need it.
@@ -126,6 +129,7 @@ impl ServiceView {
             slices: Box::new([]),
             addresses_distinct: true,
             names_distinct: true,
+            index: None,
         }
     }
 
@@ -142,6 +146,51 @@ impl ServiceView {
     /// The ways to it from outside of the cluster, in the order of the object: `externalIPs`, then load balancers.
     pub fn external(&self) -> &[ExternalTarget] {
         self.external.as_deref().map_or(&[], Vec::as_slice)
+    }
+
+    /// The endpoints with this address, each with its slice's place and its own; mostly one.
+    pub fn backends_at(
+        &self,
+        address: IpAddr,
+    ) -> impl Iterator<Item = (usize, usize, Backend<'_>)> {
+        self.find(Key::Address(address))
+    }
+
+    /// The endpoints that a label names, each with its slice's place and its own: those with this host name, and those
+    /// without any that have `address`, which the label spells.
+    pub fn backends_named<'v>(
+        &'v self,
+        label: &'v [u8],
+        address: Option<IpAddr>,
+    ) -> impl Iterator<Item = (usize, usize, Backend<'v>)> {
+        let unnamed = |(_, _, backend): &(usize, usize, Backend<'_>)| backend.name.is_none();
+        let of_address = address.map(|address| self.find(Key::Address(address)).filter(unnamed));
+        let of_name = self.find(Key::Name(label));
+        of_name.chain(of_address.into_iter().flatten())
+    }
+
+    fn find<'v>(&'v self, key: Key<'v>) -> impl Iterator<Item = (usize, usize, Backend<'v>)> {
+        let hashed = self.index.as_deref().map(|index| index.find(key));
+        let scanned = match hashed {
+            Some(_) => &[],
+            None => &*self.slices,
+        };
+        let scanned = scanned.iter().enumerate();
+        let scanned =
+            scanned.flat_map(move |(at, slice)| slice.find(key).map(move |index| (at, index)));
+        hashed
+            .into_iter()
+            .flatten()
+            .chain(scanned)
+            .filter_map(move |(at, index)| {
+                let backend = self.slices.get(at)?.backend(index)?;
+                // Equal hashes are a hint only.
+                let same = match key {
+                    Key::Name(name) => backend.name == Some(name),
+                    Key::Address(address) => backend.address == address,
+                };
+                same.then_some((at, index, backend))
+            })
     }
 
     /// Whether this is one of the Service's own addresses.
@@ -277,16 +326,20 @@ impl SliceView {
         (0..self.len()).map_while(|index| self.backend(index))
     }
 
-    /// The endpoints with this address; mostly one.
-    pub fn backends_at(&self, address: IpAddr) -> impl Iterator<Item = Backend<'_>> {
-        let (v4, v6) = match address {
-            IpAddr::V4(address) => (Some(address), None),
-            IpAddr::V6(address) => (None, Some(address)),
+    /// Places of the endpoints with this key, found by looking at all.
+    fn find<'v>(&'v self, key: Key<'v>) -> impl Iterator<Item = usize> + 'v {
+        let (name, v4, v6) = match key {
+            Key::Name(name) => (Some(name), None, None),
+            Key::Address(IpAddr::V4(address)) => (None, Some(address), None),
+            Key::Address(IpAddr::V6(address)) => (None, None, Some(address)),
         };
+        let names = self.names.as_ref().zip(name);
+        let named = names.into_iter().flat_map(|(names, name)| {
+            (0..names.ends.len()).filter(move |&index| names.get(index) == Some(name))
+        });
         let v4 = v4.into_iter().flat_map(|wanted| places(&self.v4, wanted));
         let v6 = v6.into_iter().flat_map(|wanted| places(&self.v6, wanted));
-        v4.chain(v6.map(|index| self.v4.len() + index))
-            .filter_map(|index| self.backend(index))
+        named.chain(v4).chain(v6.map(|index| self.v4.len() + index))
     }
 }
 
@@ -390,20 +443,33 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_are_found_by_address() {
-        let view = view(&[
-            ("10.0.0.1", Some("a")),
-            ("fd00::1", Some("b")),
-            ("10.0.0.1", None),
-        ]);
-        let names = |address: &str| -> Vec<_> {
+    fn endpoints_are_found_by_address_and_by_name() {
+        let view = ServiceView {
+            slices: [Arc::new(view(&[
+                ("10.0.0.1", Some("a")),
+                ("fd00::1", Some("b")),
+                ("10.0.0.1", None),
+            ]))]
+            .into(),
+            ..ServiceView::absent()
+        };
+        let at = |address: &str| -> Vec<_> {
             let found = view.backends_at(address.parse().expect("an address"));
             found
-                .map(|backend| backend.name.map(<[u8]>::to_vec))
+                .map(|(_, _, backend)| backend.name.map(<[u8]>::to_vec))
                 .collect()
         };
-        assert_eq!(names("10.0.0.1"), [Some(b"a".to_vec()), None]);
-        assert_eq!(names("fd00::1"), [Some(b"b".to_vec())]);
-        assert!(names("10.0.0.2").is_empty());
+        assert_eq!(at("10.0.0.1"), [Some(b"a".to_vec()), None]);
+        assert_eq!(at("fd00::1"), [Some(b"b".to_vec())]);
+        assert!(at("10.0.0.2").is_empty());
+        let named = |label: &[u8], address: Option<&str>| -> Vec<_> {
+            let address = address.map(|address| address.parse().expect("an address"));
+            let found = view.backends_named(label, address);
+            found.map(|(slice, index, _)| (slice, index)).collect()
+        };
+        assert_eq!(named(b"b", None), [(0, 2)]);
+        // An address names only those that have no name.
+        assert_eq!(named(b"10-0-0-1", Some("10.0.0.1")), [(0, 1)]);
+        assert!(named(b"fd00--1", Some("fd00::1")).is_empty());
     }
 }

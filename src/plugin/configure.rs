@@ -161,7 +161,8 @@ fn plugins(
         let Some(directives) = by_name.remove(spec.name) else {
             continue;
         };
-        plugins.extend(parse(spec, &directives, keys, faults).map(|config| (spec, config)));
+        let config = parse(spec, &directives, block, keys, faults);
+        plugins.extend(config.map(|config| (spec, config)));
     }
     for directive in by_name.into_values().flatten() {
         faults.push(unknown_directive(directive, block, corefile));
@@ -173,6 +174,7 @@ fn plugins(
 fn parse(
     spec: &Spec,
     directives: &[&Directive],
+    block: &Block,
     keys: &[Key],
     faults: &mut Faults,
 ) -> Option<Box<dyn Config>> {
@@ -183,6 +185,7 @@ fn parse(
     let config = (spec.parse)(&mut Context {
         directives,
         keys,
+        block: &block.directives,
         faults,
     });
     if faults.error_count() > before {

@@ -92,6 +92,7 @@ use crate::corefile::diagnostic::{Diagnostic, Faults, Severity};
 use crate::corefile::key::{Key, parse_zone};
 use crate::corefile::tree::{Directive, Word};
 use crate::server::assembly::Assembly;
+use crate::server::lent::Demands;
 use crate::wire::name::Name;
 
 /// Hands every directive to its plugin.
@@ -164,6 +165,8 @@ pub struct Context<'c> {
     pub directives: &'c [&'c Directive],
     /// The zones of the server block, at least one.
     pub keys: &'c [Key],
+    /// All directives of the server block, for who needs another plugin.
+    pub block: &'c [Directive],
     /// Where faults go.
     pub faults: &'c mut Faults,
 }
@@ -180,6 +183,13 @@ impl<'c> Context<'c> {
             ));
         }
         self.directives[0]
+    }
+
+    /// Whether another plugin stands in the same server block.
+    pub fn has_plugin(&self, name: &str) -> bool {
+        self.block
+            .iter()
+            .any(|directive| directive.name.text == name)
     }
 
     /// Whether a directive has no options in braces; each that it has is a fault.
@@ -239,6 +249,10 @@ pub trait Config: Any + Debug + Send + Sync {
     /// Makes the running links of the chain, mostly one; none for plugins that see no query. Reads files and opens
     /// what it needs; must not wait for the network.
     fn build(&self, assembly: &mut Assembly<'_>) -> Result<Vec<Arc<dyn Plugin>>, BuildError>;
+
+    /// Says what the plugin needs of others and those do not have anyway. Asked of all plugins of all blocks before
+    /// the first is built.
+    fn demand(&self, _demands: &mut Demands) {}
 }
 
 /// Why a plugin could not be built: one line, as the log shows it.

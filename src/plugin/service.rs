@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use hashbrown::HashTable;
 
 use crate::cluster::objects::Port;
-use crate::cluster::table::{Alias, Backend, ServiceView, SliceView, ViewKind};
+use crate::cluster::table::{Alias, Backend, ServiceView, ViewKind};
 use crate::wire::code::RecordType;
 use crate::wire::name::{NameBuf, NameRef};
 use crate::wire::record::Section;
@@ -50,13 +50,14 @@ pub(super) fn exists(view: &ServiceView, part: Part<'_>, ignore_empty: bool) -> 
         (ViewKind::ExternalName(_), _) => false,
         (ViewKind::ClusterIp(_), _) if ignore_empty && !view.has_backends() => false,
         (ViewKind::ClusterIp(_), Part::Whole | Part::Port { .. }) => any_port(&view.ports, part),
-        (ViewKind::ClusterIp(_) | ViewKind::Headless, _) => view.slices.iter().any(|slice| {
-            any_port(&slice.ports, part)
-                && match part {
-                    Part::Endpoint(label) => endpoints_named(slice, label).next().is_some(),
-                    _ => slice.len() > 0,
-                }
-        }),
+        // All ports of a slice are an endpoint's.
+        (ViewKind::ClusterIp(_) | ViewKind::Headless, Part::Endpoint(label)) => {
+            endpoints_named(view, label).next().is_some()
+        }
+        (ViewKind::Headless, Part::Whole | Part::Port { .. }) => {
+            let mut slices = view.slices.iter();
+            slices.any(|slice| any_port(&slice.ports, part) && slice.len() > 0)
+        }
     }
 }
 
@@ -102,23 +103,12 @@ fn port_numbers<'p>(ports: &'p [Port], part: Part<'p>) -> impl Iterator<Item = u
     })
 }
 
-/// Places of the endpoints with this host name. The name of an address counts only where there is no other.
-fn endpoints_named<'v>(slice: &'v SliceView, label: &'v [u8]) -> impl Iterator<Item = usize> + 'v {
-    let address = dashed::endpoint_address(label);
-    let named = slice.is_named();
-    let all = if named || address.is_some() {
-        slice.len()
-    } else {
-        0
-    };
-    (0..all).filter(move |&index| {
-        slice
-            .backend(index)
-            .is_some_and(|backend| match backend.name {
-                Some(name) => name == label,
-                None => Some(backend.address) == address,
-            })
-    })
+/// The endpoints with this host name. The name of an address counts only where there is no other.
+fn endpoints_named<'v>(
+    view: &'v ServiceView,
+    label: &'v [u8],
+) -> impl Iterator<Item = (usize, usize, Backend<'v>)> {
+    view.backends_named(label, dashed::endpoint_address(label))
 }
 
 /// Calls `each` for every endpoint of the part, with its place; stops where it says false.
@@ -127,24 +117,36 @@ fn for_backends(
     part: Part<'_>,
     mut each: impl FnMut(usize, usize, Backend<'_>) -> bool,
 ) {
+    if let Part::Endpoint(label) = part {
+        let mut named = endpoints_named(view, label);
+        named.all(|(at, index, backend)| each(at, index, backend));
+        return;
+    }
     for (at, slice) in view.slices.iter().enumerate() {
-        if !any_port(&slice.ports, part) {
-            continue;
-        }
-        let go_on = match part {
-            Part::Endpoint(label) => endpoints_named(slice, label).all(|index| {
-                let backend = slice.backend(index);
-                backend.is_none_or(|backend| each(at, index, backend))
-            }),
-            _ => slice
+        let go_on = !any_port(&slice.ports, part)
+            || slice
                 .backends()
                 .enumerate()
-                .all(|(index, backend)| each(at, index, backend)),
-        };
+                .all(|(index, backend)| each(at, index, backend));
         if !go_on {
             return;
         }
     }
+}
+
+/// Calls `each` once for every host name that an address has within a Service.
+pub(super) fn for_names(view: &ServiceView, address: IpAddr, mut each: impl FnMut(&Backend<'_>)) {
+    let all = view.backends_at(address);
+    if view.addresses_distinct {
+        return all.for_each(|(_, _, backend)| each(&backend));
+    }
+    with_seen(|seen| {
+        for (at, index, backend) in all {
+            if seen.insert(view, at, index, 0, same_target, hash_target) {
+                each(&backend);
+            }
+        }
+    });
 }
 
 /// Writes the addresses of one family. Whoever owns them is for the caller to say.

@@ -55,6 +55,7 @@ pub(crate) fn parse_in(
     let config = (spec.parse)(&mut Context {
         directives: &directives.iter().collect::<Vec<_>>(),
         keys: &keys(zones),
+        block: &directives,
         faults: &mut faults,
     });
     (config, faults)

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::corefile::key::Key;
 use crate::plugin::BuildError;
+use crate::server::lent::{ClusterSlot, Demands};
 use crate::server::process::{Process, ReadyProbe};
 use crate::wire::code::RecordType;
 use crate::wire::name::Name;
@@ -73,6 +74,10 @@ pub struct Plan {
     pub reload: Option<ReloadSettings>,
     /// The upstreams of the block being built; the server puts an empty list here before each block.
     pub upstreams: Upstreams,
+    /// What the plugins of all blocks need of each other; complete before the first is built.
+    pub demands: Demands,
+    /// The cluster of the block being built; the server puts an empty slot here before each block.
+    pub cluster: ClusterSlot,
     /// Addresses to listen on instead of the wildcard, for the block being built.
     pub bind: Option<Vec<std::net::IpAddr>>,
     /// Debug lines are wanted, and a panic ends the process.

@@ -16,6 +16,7 @@ use crate::corefile::key::{Key, Scheme, is_host_like};
 use crate::plugin::BuildError;
 use crate::plugin::configure::BlockConfig;
 use crate::server::assembly::{Assembly, Plan, Upstreams};
+use crate::server::lent::ClusterSlot;
 use crate::server::process::Process;
 use crate::telemetry::metrics::ServerMetrics;
 use crate::wire::name::Name;
@@ -78,9 +79,13 @@ impl Generation {
         process: &Arc<Process>,
     ) -> Result<Self, BuildError> {
         let mut plan = Plan::default();
+        for (_, config) in blocks.iter().flat_map(|block| &block.plugins) {
+            config.demand(&mut plan.demands);
+        }
         let mut served: BTreeMap<ListenAddress, Vec<Arc<ServerBlock>>> = BTreeMap::new();
         let built: Result<(), BuildError> = blocks.iter().try_for_each(|block| {
             plan.upstreams = Upstreams::default();
+            plan.cluster = ClusterSlot::default();
             let links = build_links(block, defaults, process, &mut plan)?;
             let addresses = plan.bind.take();
             place_block(block, &links, addresses.as_deref(), defaults, &mut served)

@@ -18,6 +18,9 @@ pub mod generation;
 /// The HTTP listeners of `health`, `ready` and `prometheus`.
 pub mod http;
 
+/// What the plugins of one server block lend to each other.
+pub mod lent;
+
 /// Where the Corefile comes from, and reading it.
 pub mod loader;
 

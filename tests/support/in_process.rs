@@ -5,25 +5,22 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use fingerpost::chain::Chain;
 use fingerpost::chain::deferred::Outcome;
 use fingerpost::chain::exchange::{Arrival, Protocol};
 use fingerpost::corefile::parser;
 use fingerpost::plugin::configure::configure;
-use fingerpost::server::assembly::{Assembly, Plan};
+use fingerpost::server::generation::{Generation, ServeDefaults};
 use fingerpost::server::process::Process;
-use fingerpost::telemetry::metrics::ServerMetrics;
 use fingerpost::wire::code::{Rcode, RecordType};
 use fingerpost::wire::name::Name;
 use fingerpost::wire::record::{RecordRef, Records, Section, expand_name};
 use fingerpost::wire::{u16_at, u32_at};
 use fingerpost::zone::Zones;
-use fingerpost::zone::block::ServerBlock;
 
 /// A server of one Corefile, without sockets.
 pub(crate) struct Server {
     zones: Arc<Zones>,
-    _plan: Plan,
+    _generation: Generation,
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -39,35 +36,15 @@ impl Server {
             .build()
             .unwrap();
         let process = Process::new(runtime.handle().clone());
-        let mut plan = Plan::default();
-        let server: Arc<str> = "dns://:53".into();
-        let mut served = Vec::new();
-        for block in &blocks {
-            let mut links = Vec::new();
-            for (_, config) in &block.plugins {
-                let mut assembly = Assembly {
-                    process: &process,
-                    keys: &block.keys,
-                    server: &server,
-                    root: Path::new(""),
-                    fingerprint_below: 0,
-                    generation: &mut plan,
-                };
-                links.extend(config.build(&mut assembly).unwrap());
-            }
-            served.push(Arc::new(ServerBlock {
-                origin: block.keys[0].zone.clone(),
-                server: Arc::clone(&server),
-                chain: Chain::new(links),
-            }));
-        }
-        for task in plan.before_serving.drain(..) {
+        let defaults = ServeDefaults { port: 53 };
+        let mut generation = Generation::build(&blocks, defaults, &process).unwrap();
+        for task in generation.plan.before_serving.drain(..) {
             runtime.block_on(task).unwrap();
         }
-        let metrics = Arc::new(ServerMetrics::new(&process.metrics, &server));
+        let (_, zones) = generation.zones.pop_first().unwrap();
         Self {
-            zones: Arc::new(Zones::new(served, metrics)),
-            _plan: plan,
+            zones,
+            _generation: generation,
             _runtime: runtime,
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use super::{Key, Seen, Trigger, label};
+use crate::cluster::index::Index;
 use crate::cluster::objects::{EndpointSlice, External, Port, ServiceKind};
 use crate::cluster::table::{Alias, ExternalTarget, ServiceView, SliceView, Slot, Table, ViewKind};
 use crate::wire::name::Name;
@@ -112,14 +113,29 @@ impl ServiceRecord {
         let before = place
             .map(|at| addresses(&self.slices[at].1))
             .unwrap_or_default();
-        match (place, view) {
-            (Ok(at), Some(view)) => self.slices[at].1 = view,
-            (Err(at), Some(view)) => self.slices.insert(at, (key.into(), view)),
-            (Ok(at), None) => drop(self.slices.remove(at)),
-            (Err(_), None) => {}
-        }
+        let new = view.clone();
+        let old = match (place, view) {
+            (Ok(at), Some(view)) => Some(std::mem::replace(&mut self.slices[at].1, view)),
+            (Err(at), Some(view)) => {
+                self.slices.insert(at, (key.into(), view));
+                None
+            }
+            (Ok(at), None) => Some(self.slices.remove(at).1),
+            (Err(_), None) => return,
+        };
         self.move_addresses(before, after, table);
-        self.publish();
+        let slices = self.slice_views();
+        let at = place.unwrap_or_else(|at| at);
+        let index = match &self.slot.view().index {
+            Some(index) => index.with(&slices, at, old.as_deref(), new.as_deref()),
+            None => Index::of(&slices),
+        };
+        self.show(slices, index.map(Arc::new));
+    }
+
+    fn slice_views(&self) -> Box<[Arc<SliceView>]> {
+        let views = self.slices.iter();
+        views.map(|(_, view)| Arc::clone(view)).collect()
     }
 
     /// Changes the reverse entries from one set of addresses to another; what is in both is left alone.
@@ -193,8 +209,13 @@ impl ServiceRecord {
         true
     }
 
-    /// Shows readers the new version.
+    /// Shows readers the Service as it is now, with the slices as they were.
     pub(super) fn publish(&self) {
+        let before = self.slot.view();
+        self.show(before.slices.clone(), before.index.clone());
+    }
+
+    fn show(&self, slices: Box<[Arc<SliceView>]>, index: Option<Arc<Index>>) {
         let (kind, ports, external) = match &self.service {
             None => (ViewKind::Absent, Arc::default(), None),
             Some(known) => (
@@ -203,11 +224,6 @@ impl ServiceRecord {
                 known.external.clone(),
             ),
         };
-        let slices: Box<[_]> = self
-            .slices
-            .iter()
-            .map(|(_, view)| Arc::clone(view))
-            .collect();
         // Two slices may give one Pod's host name to its two families, so names are trusted within one slice only.
         let names_distinct = match &*slices {
             [] => true,
@@ -221,6 +237,7 @@ impl ServiceRecord {
             slices,
             addresses_distinct: self.extra.is_none(),
             names_distinct,
+            index,
         });
     }
 

@@ -122,7 +122,7 @@ impl Kubernetes {
         Soa {
             split: asked.split,
             ttl: self.ttl,
-            serial: self.feed.cluster.serial(),
+            serial: self.scope.cluster().serial(),
         }
     }
 
@@ -133,7 +133,7 @@ impl Kubernetes {
     }
 
     fn deny(&self, exchange: &mut Exchange<'_>, asked: &Asked<'_>) -> Step {
-        if self.feed.cluster.synced() {
+        if self.scope.cluster().synced() {
             exchange.reply.rcode = Rcode::NXDOMAIN;
         } else {
             // A name error now would be kept by clients for as long as the SOA allows.

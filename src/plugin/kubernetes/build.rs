@@ -10,11 +10,13 @@ use prometheus::{HistogramOpts, HistogramVec, Registry};
 
 use crate::chain::plugin::Plugin;
 use crate::cluster::objects::Resource;
+use crate::cluster::scope::Scope;
 use crate::cluster::{Cluster, Feed, Inventory, Keep, ObjectSink, manifests, trigger};
 use crate::plugin::kubernetes::config::KubernetesConfig;
 use crate::plugin::kubernetes::{Kubernetes, PodMode, SPEC, nameserver};
 use crate::plugin::{BuildError, Config};
 use crate::server::assembly::Assembly;
+use crate::server::lent::{Demands, LentCluster};
 use crate::server::process::Process;
 use crate::telemetry::metrics::Families;
 use crate::wire::name::{Name, NameBuf};
@@ -65,10 +67,11 @@ impl KubernetesMetrics {
 impl Config for KubernetesConfig {
     fn build(&self, assembly: &mut Assembly<'_>) -> Result<Vec<Arc<dyn Plugin>>, BuildError> {
         let process = Arc::clone(assembly.process);
-        let key = self.feed_key(assembly.root);
+        let keep = self.keep(assembly.generation.demands);
+        let key = self.feed_key(assembly.root, keep);
         let feed = process
             .shared
-            .get_or_try(&key, || self.feed(assembly.root, &process))?;
+            .get_or_try(&key, || self.feed(assembly.root, keep, &process))?;
         let (waiting, timeout) = (Arc::clone(&feed.cluster), self.startup_timeout);
         assembly
             .generation
@@ -84,31 +87,30 @@ impl Config for KubernetesConfig {
             .readiness
             .push((SPEC.name.to_owned(), probe));
         let local_addresses = nameserver::local_addresses(assembly.generation.bind.as_deref());
-        Ok(vec![Arc::new(self.plugin(feed, local_addresses))])
+        let scope = Arc::new(Scope::new(feed, self.exposed_namespaces()));
+        assembly.generation.cluster.lend(LentCluster {
+            scope: Arc::clone(&scope),
+            ttl: self.ttl,
+            local_addresses: local_addresses.clone(),
+        });
+        Ok(vec![Arc::new(self.plugin(scope, local_addresses))])
     }
 }
 
 impl KubernetesConfig {
-    fn plugin(&self, feed: Arc<Feed>, local_addresses: Box<[IpAddr]>) -> Kubernetes {
+    fn plugin(&self, scope: Arc<Scope>, local_addresses: Box<[IpAddr]>) -> Kubernetes {
         let mut zones = self.zones.clone();
         zones.sort_by_key(|zone| std::cmp::Reverse(zone.as_ref().len()));
         let mut service_suffix = NameBuf::new();
         service_suffix.push_label(b"svc").expect("a label");
         let primary = service_suffix.push_name(self.primary_zone.as_ref());
         primary.expect("the parser keeps zones short enough");
-        let namespaces = self.namespaces.as_ref();
         Kubernetes {
-            feed,
+            scope,
             zones: zones.into(),
             service_suffix: service_suffix.as_ref().to_name(),
             ttl: self.ttl,
             pods: self.pods,
-            namespaces: namespaces.map(|names| {
-                names
-                    .iter()
-                    .filter_map(|name| namespace_label(name))
-                    .collect()
-            }),
             ignore_empty_service: self.ignore_empty_service,
             fallthrough: self.fallthrough.clone(),
             local_addresses,
@@ -126,26 +128,36 @@ impl KubernetesConfig {
         resources
     }
 
+    /// The namespaces that `namespaces` lists.
+    fn exposed_namespaces(&self) -> Option<Box<[Box<[u8]>]>> {
+        let names = self.namespaces.as_ref()?.iter();
+        Some(names.filter_map(|name| namespace_label(name)).collect())
+    }
+
+    pub(super) fn keep(&self, demands: Demands) -> Keep {
+        Keep {
+            pod_names: self.endpoint_pod_names,
+            external: demands.external,
+        }
+    }
+
     /// All that one cluster differs from another in: blocks and generations with the same share it.
-    pub(super) fn feed_key(&self, root: &Path) -> String {
+    pub(super) fn feed_key(&self, root: &Path, keep: Keep) -> String {
         let selectors = (&self.labels, &self.namespace_labels);
         let source = (&self.manifests, &self.api, root);
         let resources = self.resources();
         format!(
-            "{source:?} {resources:?} {} {selectors:?} {:?} {:?}",
-            self.endpoint_pod_names, self.limits, self.reconcile
+            "{source:?} {resources:?} {keep:?} {selectors:?} {:?} {:?}",
+            self.limits, self.reconcile
         )
     }
 
     pub(super) fn feed(
         &self,
         root: &Path,
+        keep: Keep,
         process: &Arc<Process>,
     ) -> Result<Arc<Feed>, BuildError> {
-        let keep = Keep {
-            pod_names: self.endpoint_pod_names,
-            ..Keep::default()
-        };
         let cluster = Arc::new(Cluster::new(&self.resources(), keep));
         let metrics = process.metrics.families::<KubernetesMetrics>();
         cluster.observe_triggers(Box::new(move |headless, time| {

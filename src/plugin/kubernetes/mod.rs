@@ -29,7 +29,7 @@ use arc_swap::Guard;
 
 use crate::chain::exchange::Exchange;
 use crate::chain::plugin::{Plugin, Step};
-use crate::cluster::Feed;
+use crate::cluster::scope::Scope;
 use crate::cluster::table::{ServiceView, Table};
 use crate::plugin::Spec;
 use crate::plugin::fallthrough::Fallthrough;
@@ -59,7 +59,7 @@ enum PodMode {
 }
 
 struct Kubernetes {
-    feed: Arc<Feed>,
+    scope: Arc<Scope>,
     /// The longest first.
     zones: Box<[Name]>,
     /// `svc.` and the zone that PTR targets lie in.
@@ -67,8 +67,6 @@ struct Kubernetes {
     /// Of all records, in seconds.
     ttl: u32,
     pods: PodMode,
-    /// Labels with their lengths; none means all.
-    namespaces: Option<Box<[Box<[u8]>]>>,
     ignore_empty_service: bool,
     fallthrough: Option<Fallthrough>,
     /// Where this server can be reached itself.
@@ -148,7 +146,7 @@ impl Plugin for Kubernetes {
 
 impl Kubernetes {
     fn table(&self) -> &Table {
-        &self.feed.cluster.table
+        self.scope.table()
     }
 
     fn asked<'q>(&self, name: NameRef<'q>, qtype: RecordType) -> Option<Asked<'q>> {
@@ -170,10 +168,8 @@ impl Kubernetes {
             .is_some_and(|fallthrough| fallthrough.covers(name))
     }
 
-    /// Whether names of this namespace are answered: it exists, and `namespaces` does not hide it.
     fn exposes(&self, namespace: &[u8]) -> bool {
-        let named = |list: &[Box<[u8]>]| list.iter().any(|label| **label == *namespace);
-        self.namespaces.as_deref().is_none_or(named) && self.table().has_namespace(namespace)
+        self.scope.exposes(namespace)
     }
 
     fn find<'q>(&self, asked: &Asked<'q>) -> Finding<'q> {

@@ -91,12 +91,8 @@ fn add_servers(
     zone: NameRef<'_>,
     all: &mut Vec<(Name, IpAddr)>,
 ) -> bool {
-    let slices = || {
-        view.slices
-            .iter()
-            .filter(|slice| slice.backends_at(local).next().is_some())
-    };
-    if slices().next().is_none() {
+    let mut slices: Vec<usize> = view.backends_at(local).map(|(slice, ..)| slice).collect();
+    if slices.is_empty() {
         return false;
     }
     let Some(targets) = Targets::new(&slot.labels, zone) else {
@@ -109,7 +105,10 @@ fn add_servers(
             all.extend(addresses.iter().map(|&address| (service.clone(), address)));
         }
         ViewKind::Headless => {
-            for backend in slices().flat_map(|slice| slice.backends()) {
+            slices.sort_unstable();
+            slices.dedup();
+            let slices = slices.into_iter().map(|at| &view.slices[at]);
+            for backend in slices.flat_map(|slice| slice.backends()) {
                 if let Some(target) = targets.endpoint(&backend) {
                     all.push((target.as_ref().to_name(), backend.address));
                 }

@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use crate::cluster::table::{Backend, ServiceView, Slot};
+use crate::cluster::table::{Backend, Slot};
 use crate::plugin::kubernetes::Kubernetes;
-use crate::plugin::service::dashed;
+use crate::plugin::service::{self, dashed};
 use crate::wire::code::RecordType;
 use crate::wire::name::NameBuf;
 use crate::wire::writer::{Owner, ReplyWriter};
@@ -32,9 +32,8 @@ impl Kubernetes {
     fn for_pointers(&self, address: IpAddr, mut each: impl FnMut(&Slot, Option<&Backend<'_>>)) {
         self.table().with_owners(address, |slots| {
             // Mostly one; so few that looking twice is cheaper than remembering.
-            let exposed = |slot: &&std::sync::Arc<Slot>| {
-                self.namespaces.is_none() || self.exposes(slot.namespace())
-            };
+            let exposed =
+                |slot: &&std::sync::Arc<Slot>| self.scope.exposes_pointers(slot.namespace());
             let own = slots
                 .iter()
                 .filter(exposed)
@@ -43,7 +42,7 @@ impl Kubernetes {
                 return each(slot, None);
             }
             for slot in slots.iter().filter(exposed) {
-                for_names(&slot.view(), address, |backend| each(slot, Some(backend)));
+                service::for_names(&slot.view(), address, |backend| each(slot, Some(backend)));
             }
         });
     }
@@ -63,19 +62,5 @@ impl Kubernetes {
         target.push_label(&namespace[1..]).ok()?;
         target.push_name(self.service_suffix.as_ref()).ok()?;
         Some(target)
-    }
-}
-
-/// Calls `each` once for every host name that an address has within a Service.
-fn for_names(view: &ServiceView, address: IpAddr, mut each: impl FnMut(&Backend<'_>)) {
-    let all = || {
-        view.slices
-            .iter()
-            .flat_map(|slice| slice.backends_at(address))
-    };
-    for (index, backend) in all().enumerate() {
-        if view.addresses_distinct || !all().take(index).any(|before| before.name == backend.name) {
-            each(&backend);
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! What the cases of `tests/kubernetes` cannot show: what is owned, the time before the first lists, aliases
 //! that have to wait, name servers, sizes.
 
+mod large;
 mod options;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -13,7 +14,7 @@ use crate::chain::plugin::{Answer, Verdict};
 use crate::cluster::objects::{
     Endpoint, EndpointSlice, Meta, Object, Port, Resource, Service, ServiceKind,
 };
-use crate::cluster::{Cluster, ObjectSink};
+use crate::cluster::{Cluster, Feed, ObjectSink};
 use crate::plugin::testing::bench::{Ask, Bench, Link, Reply};
 use crate::wire::MESSAGE_MAX;
 use crate::wire::query::Query;
@@ -110,15 +111,17 @@ fn name(text: &str) -> Name {
 
 fn plugin(cluster: &Arc<Cluster>) -> Kubernetes {
     Kubernetes {
-        feed: Arc::new(Feed {
-            cluster: Arc::clone(cluster),
-            source: Arc::new(()),
-        }),
+        scope: Arc::new(Scope::new(
+            Arc::new(Feed {
+                cluster: Arc::clone(cluster),
+                source: Arc::new(()),
+            }),
+            None,
+        )),
         zones: ["in-addr.arpa", "cluster.local"].map(name).into(),
         service_suffix: name("svc.cluster.local"),
         ttl: 5,
         pods: PodMode::Disabled,
-        namespaces: None,
         ignore_empty_service: false,
         fallthrough: None,
         local_addresses: Box::new([ip("10.1.0.53"), ip("fd00::53")]),

@@ -7,6 +7,7 @@ use crate::cluster::source::Limits;
 use crate::plugin::kubernetes::{SPEC, config};
 use crate::plugin::testing::bench::{fault, runtime};
 use crate::plugin::testing::{faults, parse};
+use crate::server::lent::Demands;
 
 fn config_faults(body: &str) -> Vec<String> {
     faults(&SPEC, &format!("kubernetes cluster.local {{\n{body}\n}}\n"))
@@ -232,7 +233,7 @@ fn blocks_and_reloads_with_the_same_cluster_share_it() {
     )
     .expect("written");
     let process = crate::server::process::Process::new(runtime());
-    let build = |options: &str| {
+    let build_for = |external: bool, options: &str| {
         let text = format!(
             "kubernetes cluster.local {{\nmanifests {}\n{options}\n}}\n",
             path.display()
@@ -242,17 +243,21 @@ fn blocks_and_reloads_with_the_same_cluster_share_it() {
         let config = config
             .downcast::<config::KubernetesConfig>()
             .expect("our own");
-        let key = config.feed_key(std::path::Path::new(""));
+        let keep = config.keep(Demands { external });
+        let key = config.feed_key(std::path::Path::new(""), keep);
         let root = std::path::Path::new("");
         process
             .shared
-            .get_or_try(&key, || config.feed(root, &process))
+            .get_or_try(&key, || config.feed(root, keep, &process))
             .expect("good files")
     };
+    let build = |options: &str| build_for(false, options);
     let first = build("");
     assert!(first.cluster.synced());
     assert!(Arc::ptr_eq(&first, &build("ttl 30")));
     assert!(!Arc::ptr_eq(&first, &build("pods verified")));
+    // A reload that brings `k8s_external` needs what the running cluster has not kept.
+    assert!(!Arc::ptr_eq(&first, &build_for(true, "")));
 }
 
 #[test]
