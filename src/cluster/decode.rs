@@ -458,10 +458,17 @@ mod tests {
         let meta = list_from_json(
             Resource::Pods,
             br#"{"kind":"PodList","metadata":{"resourceVersion":"12","continue":"abc"},"items":[
-            {"metadata":{"name":"a","deletionTimestamp":"2024-01-02T03:04:05Z"},"status":{"podIP":"10.1.0.1"}},
-            {"metadata":{"name":"b"},"status":{"phase":"Failed"}}]}"#,
+            {"metadata":{"name":"a","deletionTimestamp":"2024-01-02T03:04:05Z"},
+            "spec":{"hostNetwork":true,"containers":[]},"status":{"podIP":"10.1.0.1"}},
+            {"metadata":{"name":"b"},"spec":null,"status":{"phase":"Failed"}}]}"#,
             &mut |object| match object {
-                Object::Pod(pod) => names.push((pod.meta.name, pod.ip.is_some(), pod.terminating, pod.finished)),
+                Object::Pod(pod) => names.push((
+                    pod.meta.name,
+                    pod.ip.is_some(),
+                    pod.host_network,
+                    pod.terminating,
+                    pod.finished,
+                )),
                 other => panic!("{other:?}"),
             },
         )
@@ -473,8 +480,8 @@ mod tests {
         assert_eq!(
             names,
             [
-                ("a".into(), true, true, false),
-                ("b".into(), false, false, true)
+                ("a".into(), true, true, true, false),
+                ("b".into(), false, false, false, true)
             ]
         );
         let empty = list_from_json(

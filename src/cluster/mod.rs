@@ -22,6 +22,8 @@ mod addresses;
 
 mod index;
 
+mod places;
+
 mod store;
 
 /// What a change was caused by, and when.

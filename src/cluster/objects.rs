@@ -151,6 +151,8 @@ pub struct Pod {
     pub meta: Meta,
     /// `status.podIP`, if it is an IP address.
     pub ip: Option<IpAddr>,
+    /// `spec.hostNetwork`: its address is its node's.
+    pub host_network: bool,
     /// `metadata.deletionTimestamp` is set.
     pub terminating: bool,
     /// `status.phase` is Succeeded, Failed or Unknown. (The API server filters these out; a file cannot.)

@@ -5,20 +5,22 @@
 //! list ends is gone. So answers never flicker, and nothing is held twice.
 
 mod compare;
+mod pods;
+mod roster;
 mod service;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 
 use crate::cluster::Keep;
-use crate::cluster::objects::{EndpointSlice, Meta, Object, Pod, Port, Resource, Service};
+use crate::cluster::objects::{EndpointSlice, Meta, Object, Port, Resource, Service};
 use crate::cluster::store::compare::key_of;
+use crate::cluster::store::pods::Pods;
 use crate::cluster::store::service::{
     Known, ServiceRecord, external_targets, record_of, slice_view,
 };
-use crate::cluster::table::{PodPlace, SliceView, Table};
+use crate::cluster::table::{SliceView, Table};
 use crate::wire::name::LABEL_MAX;
 
 /// A namespaced object: namespace and name, each as a label in lower case.
@@ -87,12 +89,6 @@ struct SliceRecord {
     trigger_time: Option<Box<str>>,
 }
 
-struct PodRecord {
-    seen: Seen,
-    address: IpAddr,
-    namespace: Arc<[u8]>,
-}
-
 /// Every object seen, and the table they make up.
 pub(in crate::cluster) struct Store {
     keep: Keep,
@@ -100,7 +96,7 @@ pub(in crate::cluster) struct Store {
     namespaces: HashMap<Key, Seen>,
     services: HashMap<Key, Box<ServiceRecord>>,
     slices: HashMap<Key, SliceRecord>,
-    pods: HashMap<Key, PodRecord>,
+    pods: Pods,
     ports: HashSet<Arc<[Port]>>,
 }
 
@@ -143,7 +139,7 @@ impl Store {
             namespaces: HashMap::new(),
             services: HashMap::new(),
             slices: HashMap::new(),
-            pods: HashMap::new(),
+            pods: Pods::default(),
             ports: HashSet::new(),
         }
     }
@@ -151,6 +147,9 @@ impl Store {
     pub(in crate::cluster) fn list_started(&mut self, resource: Resource) {
         let list = &mut self.lists[resource as usize];
         *list = list.wrapping_add(1);
+        if resource == Resource::Pods {
+            self.pods.list_started();
+        }
     }
 
     /// Takes away what the list that ends here did not name.
@@ -173,10 +172,10 @@ impl Store {
                 self.slices.iter().map(|(key, record)| (key, &record.seen)),
                 gone,
             ),
-            Resource::Pods => unseen(
-                self.pods.iter().map(|(key, record)| (key, &record.seen)),
-                gone,
-            ),
+            Resource::Pods => {
+                let unseen = self.pods.unseen(usize::MAX).into_iter();
+                unseen.map(|(key, _)| key).collect()
+            }
             // Nobody asks for them yet.
             Resource::ServiceImports => Vec::new(),
         };
@@ -200,7 +199,10 @@ impl Store {
             Object::Namespace(meta) => self.apply_namespace(&meta, seen, table),
             Object::Service(service) => self.apply_service(service, seen, table),
             Object::EndpointSlice(slice) => self.apply_slice(slice, seen, table),
-            Object::Pod(pod) => self.apply_pod(&pod, seen, table),
+            Object::Pod(pod) => Change {
+                zone: self.pods.apply(&pod, &seen.version, table),
+                ..Change::default()
+            },
             Object::ServiceImport(_) => Change::default(),
         }
     }
@@ -227,10 +229,7 @@ impl Store {
             }
             Resource::Services => return self.remove_service(key, table),
             Resource::EndpointSlices => return self.remove_slice(key, table),
-            Resource::Pods => self.pods.remove(key).is_some_and(|record| {
-                change_pods(table, record.address, &record.namespace, -1);
-                true
-            }),
+            Resource::Pods => self.pods.remove(key, table),
             Resource::ServiceImports => false,
         };
         Change {
@@ -367,48 +366,6 @@ impl Store {
         }
     }
 
-    fn apply_pod(&mut self, pod: &Pod, seen: Seen, table: &Table) -> Change {
-        let key = object_key(&pod.meta.namespace, &pod.meta.name);
-        if let Some(record) = self.pods.get_mut(&key) {
-            let same = record.seen.is_same(&seen);
-            record.seen = seen;
-            // A Pod that is going keeps its last address until it is gone.
-            if same || pod.terminating || !pod.finished && pod.ip == Some(record.address) {
-                return Change::default();
-            }
-            let seen = Seen {
-                list: record.seen.list,
-                version: record.seen.version.clone(),
-            };
-            let change = self.remove(Resource::Pods, &key, table);
-            self.add_pod(key, pod, seen, table);
-            return change;
-        }
-        if pod.terminating {
-            return Change::default();
-        }
-        Change {
-            zone: self.add_pod(key, pod, seen, table),
-            ..Change::default()
-        }
-    }
-
-    fn add_pod(&mut self, key: Key, pod: &Pod, seen: Seen, table: &Table) -> bool {
-        let (Some(address), Some(namespace), false) =
-            (pod.ip, label(&pod.meta.namespace), pod.finished)
-        else {
-            return false;
-        };
-        let namespace = change_pods(table, address, &namespace, 1);
-        let record = PodRecord {
-            seen,
-            address,
-            namespace,
-        };
-        self.pods.insert(key, record);
-        true
-    }
-
     fn intern(&mut self, ports: Vec<Port>) -> Arc<[Port]> {
         if let Some(known) = self.ports.get(ports.as_slice()) {
             return Arc::clone(known);
@@ -440,35 +397,6 @@ impl Seen {
     fn is_same(&self, new: &Self) -> bool {
         !self.version.is_absent() && self.version == new.version
     }
-}
-
-/// Counts a Pod in or out; gives back the shared label of its namespace.
-fn change_pods(table: &Table, address: IpAddr, namespace: &[u8], by: i32) -> Arc<[u8]> {
-    let pods = table.pods.pin();
-    let mut places: Vec<PodPlace> = pods
-        .get(&address)
-        .map(|places| places.to_vec())
-        .unwrap_or_default();
-    let at = places
-        .iter()
-        .position(|place| *place.namespace == *namespace);
-    let at = at.unwrap_or_else(|| {
-        places.push(PodPlace {
-            namespace: namespace.into(),
-            pods: 0,
-        });
-        places.len() - 1
-    });
-    let place = &mut places[at];
-    place.pods = place.pods.saturating_add_signed(by);
-    let label = Arc::clone(&place.namespace);
-    places.retain(|place| place.pods > 0);
-    if places.is_empty() {
-        pods.remove(&address);
-    } else {
-        pods.insert(address, places.into());
-    }
-    label
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! "\3web\4shop" --> Slot --> ServiceView   immutable; the writer swaps it as a whole
 //!     10.1.0.4  --> Slot ------^           the same slots again, so PTR is one look-up
 //! "\4shop"      --> namespace exists
-//!     10.1.0.4  --> namespaces with a Pod of this address
+//!     10.1.0.4  --> namespaces with a Pod of this address (`places.rs`)
 //! ```
 //!
 //! Keys are lower-case labels in wire form, as they stand next to each other in a QNAME: a look-up hashes a piece of
@@ -19,6 +19,7 @@ use arc_swap::{ArcSwap, Guard};
 use crate::cluster::addresses::Addresses;
 use crate::cluster::index::{Index, Key};
 use crate::cluster::objects::Port;
+use crate::cluster::places::Places;
 use crate::wire::name::Name;
 
 /// Keys come from queries, so the seed is random; the quality of foldhash's fast mode is enough for hash tables.
@@ -34,7 +35,7 @@ pub struct Table {
     /// Services by their external addresses; empty unless they are kept.
     pub(in crate::cluster) external: Addresses,
     pub(in crate::cluster) namespaces: Map<Box<[u8]>, ()>,
-    pub(in crate::cluster) pods: Map<IpAddr, Arc<[PodPlace]>>,
+    pub(in crate::cluster) places: Places,
 }
 
 /// Where one Service, or slices without their Service, stand in the table. Outlives its versions.
@@ -351,15 +352,6 @@ fn places<A: PartialEq + Copy>(addresses: &[A], wanted: A) -> impl Iterator<Item
     equal.map(|(index, _)| index)
 }
 
-/// A namespace that has Pods of some address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PodPlace {
-    /// Its label in lower case, with its length.
-    pub namespace: Arc<[u8]>,
-    /// How many Pods: those on a node's network share its address.
-    pub pods: u32,
-}
-
 impl Table {
     /// The Service with these labels: its own and its namespace's, in lower case, wire form, no root.
     pub fn service(&self, labels: &[u8]) -> Option<Guard<Arc<ServiceView>>> {
@@ -385,15 +377,16 @@ impl Table {
         self.namespaces.pin().contains_key(label)
     }
 
-    /// How many Pods of a namespace have this address.
+    /// How many Pods of a namespace have this address: its label in lower case, with its length. One that is on its way
+    /// out does not count where a running one has its address.
     pub fn pods(&self, address: IpAddr, namespace: &[u8]) -> u32 {
-        let pods = self.pods.pin();
-        let mut places = pods
-            .get(&address)
-            .into_iter()
-            .flat_map(|places| places.iter());
-        let place = places.find(|place| *place.namespace == *namespace);
-        place.map_or(0, |place| place.pods)
+        self.places.count(address, namespace)
+    }
+
+    /// Whether who sends from this address can only be a Pod of this namespace: no other namespace has a running Pod of
+    /// this address, and it is not a node's.
+    pub fn is_pod_of(&self, address: IpAddr, namespace: &[u8]) -> bool {
+        self.places.is_of(address, namespace)
     }
 }
 

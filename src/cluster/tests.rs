@@ -72,6 +72,7 @@ fn pod(name: &str, version: &str, address: &str) -> Pod {
     Pod {
         meta: meta(name, version),
         ip: Some(ip(address)),
+        host_network: false,
         terminating: false,
         finished: false,
     }
@@ -278,7 +279,8 @@ fn a_pod_keeps_its_address_while_it_goes() {
         ..pod("p", "3", "10.1.0.9")
     };
     cluster.applied(Object::Pod(going.clone()));
-    assert_eq!((count("10.1.0.1"), count("10.1.0.9")), (2, 0));
+    // Its address is another's by now.
+    assert_eq!((count("10.1.0.1"), count("10.1.0.9")), (1, 0));
     cluster.deleted(Resource::Pods, "shop", "p");
     assert_eq!(count("10.1.0.1"), 1);
     cluster.applied(Object::Pod(going));
@@ -290,6 +292,60 @@ fn a_pod_keeps_its_address_while_it_goes() {
         ..pod("q", "5", "10.1.0.5")
     }));
     assert_eq!(count("10.1.0.5"), 0);
+}
+
+/// Pods by address as `autopath` and the names of Pods see them (O11).
+#[test]
+fn an_address_that_is_used_again_is_the_running_pods() {
+    let cluster = cluster();
+    let other = |pod: Pod| Pod {
+        meta: Meta {
+            namespace: "web".into(),
+            ..pod.meta
+        },
+        ..pod
+    };
+    let address = ip("10.1.0.1");
+    let is_of =
+        || [&b"\x04shop"[..], b"\x03web"].map(|label| cluster.table.is_pod_of(address, label));
+    let counts = || [&b"\x04shop"[..], b"\x03web"].map(|label| cluster.table.pods(address, label));
+    cluster.applied(Object::Pod(pod("old", "1", "10.1.0.1")));
+    assert_eq!((is_of(), counts()), ([true, false], [1, 0]));
+    // Two that run: either name is true, but who sends from there is not known.
+    cluster.applied(Object::Pod(other(pod("new", "2", "10.1.0.1"))));
+    assert_eq!((is_of(), counts()), ([false, false], [1, 1]));
+    let going = Pod {
+        terminating: true,
+        ..pod("old", "3", "10.1.0.1")
+    };
+    cluster.applied(Object::Pod(going));
+    assert_eq!((is_of(), counts()), ([false, true], [0, 1]));
+    for pod in [
+        Pod {
+            ip: None,
+            ..pod("none", "4", "10.1.0.1")
+        },
+        Pod {
+            finished: true,
+            ..pod("done", "5", "10.1.0.1")
+        },
+        Pod {
+            terminating: true,
+            ..pod("gone", "6", "10.1.0.1")
+        },
+    ] {
+        cluster.applied(Object::Pod(pod));
+        assert_eq!((is_of(), counts()), ([false, true], [0, 1]));
+    }
+    cluster.applied(Object::Pod(Pod {
+        host_network: true,
+        ..pod("node", "7", "10.1.0.1")
+    }));
+    assert_eq!((is_of(), counts()), ([false, false], [1, 1]));
+    cluster.list_started(Resource::Pods);
+    cluster.listed(Object::Pod(other(pod("new", "2", "10.1.0.1"))));
+    cluster.list_finished(Resource::Pods);
+    assert_eq!((is_of(), counts()), ([false, true], [0, 1]));
 }
 
 #[test]

@@ -458,7 +458,16 @@ impl Visitor<'_> for AddressSeed {
 struct RawPod<L> {
     metadata: RawMeta<L>,
     #[serde(default, deserialize_with = "null_default")]
+    spec: RawPodSpec,
+    #[serde(default, deserialize_with = "null_default")]
     status: RawPodStatus,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct RawPodSpec {
+    #[serde(deserialize_with = "null_default")]
+    host_network: bool,
 }
 
 #[derive(Default, Deserialize)]
@@ -476,6 +485,7 @@ impl<L> From<RawPod<L>> for Pod {
             terminating: raw.metadata.deletion_timestamp.is_some(),
             finished: is_finished(&raw.status.phase),
             ip: address(&raw.status.pod_ip),
+            host_network: raw.spec.host_network,
             meta: raw.metadata.into(),
         }
     }

@@ -312,6 +312,7 @@ fn pod(message: &[u8]) -> Result<Pod, Malformed> {
     let mut pod = Pod {
         meta: Meta::default(),
         ip: None,
+        host_network: false,
         terminating: false,
         finished: false,
     };
@@ -321,6 +322,13 @@ fn pod(message: &[u8]) -> Result<Pod, Malformed> {
                 let found = object_meta(bytes)?;
                 pod.meta = found.meta();
                 pod.terminating = found.terminating;
+            }
+            (2, Value::Bytes(spec)) => {
+                for field in Fields::of(spec) {
+                    if let (11, Value::Number(host_network)) = field? {
+                        pod.host_network = host_network != 0;
+                    }
+                }
             }
             (3, Value::Bytes(status)) => {
                 for field in Fields::of(status) {

@@ -157,6 +157,7 @@ fn a_slice() -> Vec<u8> {
 fn a_pod() -> Vec<u8> {
     [
         meta(&[message(9, &[number(1, 1_700_000_000)])]),
+        message(2, &[bytes(10, "node-1"), number(11, 1), number(12, 0)]),
         message(
             3,
             &[
@@ -274,6 +275,7 @@ fn a_pod_keeps_its_first_address() {
     let pod = Pod {
         meta: expected_meta(),
         ip: Some("10.1.0.1".parse().unwrap()),
+        host_network: true,
         terminating: true,
         finished: false,
     };

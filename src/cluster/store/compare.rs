@@ -12,6 +12,12 @@ impl Store {
 
     /// Notes that the source has this object. Whether it is known in exactly this version.
     pub(in crate::cluster) fn confirm(&mut self, resource: Resource, meta: &Meta) -> bool {
+        if resource == Resource::Pods {
+            return self.pods.confirm(
+                &object_key(&meta.namespace, &meta.name),
+                &Version::of(&meta.resource_version),
+            );
+        }
         let list = self.lists[resource as usize];
         let Some(seen) = self.seen_mut(resource, &meta.namespace, &meta.name) else {
             return false;
@@ -35,7 +41,7 @@ impl Store {
                 record.service.as_ref().map(|known| &known.seen)
             }
             Resource::EndpointSlices => self.slices.get(&key).map(|record| &record.seen),
-            Resource::Pods => self.pods.get(&key).map(|record| &record.seen),
+            Resource::Pods => return self.pods.version_of(&key).map(|version| version.to_text()),
             Resource::ServiceImports => None,
         };
         seen.map(|seen| seen.version.to_text())
@@ -60,8 +66,10 @@ impl Store {
                 known.filter_map(take).take(max).collect()
             }
             Resource::Pods => {
-                let known = self.pods.iter().map(|(key, record)| (key, &record.seen));
-                known.filter_map(take).take(max).collect()
+                let unseen = self.pods.unseen(max).into_iter();
+                unseen
+                    .map(|(key, version)| meta_of(resource, &key, &version))
+                    .collect()
             }
             Resource::ServiceImports => Vec::new(),
         }
@@ -76,8 +84,7 @@ impl Store {
                 record.service.as_mut().map(|known| &mut known.seen)
             }
             Resource::EndpointSlices => self.slices.get_mut(&key).map(|record| &mut record.seen),
-            Resource::Pods => self.pods.get_mut(&key).map(|record| &mut record.seen),
-            Resource::ServiceImports => None,
+            Resource::Pods | Resource::ServiceImports => None,
         }
     }
 }
