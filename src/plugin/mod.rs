@@ -12,6 +12,9 @@
 /// `fallthrough [ZONES...]`, which many plugins take.
 pub mod fallthrough;
 
+/// `ttl SECONDS` of the plugins that answer from a cluster.
+pub mod ttl;
+
 /// The records of a Service, for the plugins that answer them.
 mod service;
 
@@ -190,6 +193,15 @@ impl<'c> Context<'c> {
         self.block
             .iter()
             .any(|directive| directive.name.text == name)
+    }
+
+    /// Says of words that CoreDNS lets pass that they mean nothing.
+    pub fn warn_of(&mut self, words: &[Word]) {
+        for word in words {
+            let message = format!("`{}` is not used", word.text);
+            let fault = Diagnostic::warning(word.span, message, "expected the end of the line");
+            self.faults.push(fault);
+        }
     }
 
     /// Whether a directive has no options in braces; each that it has is a fault.

@@ -3,6 +3,9 @@
 /// Addresses as labels.
 pub(super) mod dashed;
 
+/// The names that Services lead to.
+pub(super) mod target;
+
 use std::cell::RefCell;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::IpAddr;
@@ -82,7 +85,8 @@ fn any_port(ports: &[Port], part: Part<'_>) -> bool {
     count_ports(ports, part) > 0
 }
 
-fn count_ports(ports: &[Port], part: Part<'_>) -> usize {
+/// How many ports are asked for.
+pub(super) fn count_ports(ports: &[Port], part: Part<'_>) -> usize {
     if ports.is_empty() {
         return usize::from(match part {
             Part::Whole | Part::Endpoint(_) => true,
@@ -93,7 +97,10 @@ fn count_ports(ports: &[Port], part: Part<'_>) -> usize {
 }
 
 /// The numbers of the ports asked for, each once: two protocols on one number are one SRV record.
-fn port_numbers<'p>(ports: &'p [Port], part: Part<'p>) -> impl Iterator<Item = u16> + 'p {
+pub(super) fn port_numbers<'p>(
+    ports: &'p [Port],
+    part: Part<'p>,
+) -> impl Iterator<Item = u16> + 'p {
     let wanted = move |port: &&Port| is_wanted(port, part);
     ports.iter().enumerate().filter_map(move |(index, port)| {
         let number = port.number.filter(|_| is_wanted(port, part))?;
@@ -182,19 +189,21 @@ pub(super) fn write_addresses(
     });
 }
 
-/// Where SRV targets lie: the Service's labels, `svc`, and the zone as the client spelled it.
+/// Where SRV targets lie: the Service's labels, and what its namespace lies below.
 pub(super) struct Targets {
     service: NameBuf,
 }
 
 impl Targets {
-    /// None if the names would be too long.
-    pub(super) fn new(key: &[u8], zone: NameRef<'_>) -> Option<Self> {
+    /// Of a Service, given by its labels, in a zone or in a `branch` of it: `svc`. None if the names would be too long.
+    pub(super) fn new(key: &[u8], branch: Option<&[u8]>, zone: NameRef<'_>) -> Option<Self> {
         let mut service = NameBuf::new();
         let (first, second) = key.split_at(1 + usize::from(key[0]));
         service.push_label(&first[1..]).ok()?;
         service.push_label(&second[1..]).ok()?;
-        service.push_label(b"svc").ok()?;
+        if let Some(branch) = branch {
+            service.push_label(branch).ok()?;
+        }
         service.push_name(zone).ok()?;
         Some(Self { service })
     }
@@ -217,12 +226,21 @@ impl Targets {
     }
 }
 
+/// TTLs of an answer to SRV, in seconds.
+#[derive(Clone, Copy)]
+pub(super) struct SrvTtl {
+    /// Of the records themselves.
+    pub(super) srv: u32,
+    /// Of the addresses of their targets.
+    pub(super) glue: u32,
+}
+
 /// Writes SRV records, and the addresses of their targets in both families.
 pub(super) fn write_srv(
     view: &ServiceView,
     part: Part<'_>,
     targets: &Targets,
-    ttl: u32,
+    ttl: SrvTtl,
     reply: &mut ReplyWriter<'_>,
 ) {
     if let (ViewKind::ClusterIp(addresses), Part::Whole | Part::Port { .. }) = (&view.kind, part) {
@@ -231,12 +249,12 @@ pub(super) fn write_srv(
             return;
         }
         for port in port_numbers(&view.ports, part) {
-            reply.srv(Owner::Question, ttl, 0, weight, port, targets.service());
+            reply.srv(Owner::Question, ttl.srv, 0, weight, port, targets.service());
         }
         if reply.count(Section::Answer) > 0 {
             reply.go_to(Section::Additional);
             for &address in addresses {
-                reply.address(Owner::Name(targets.service()), ttl, address);
+                reply.address(Owner::Name(targets.service()), ttl.glue, address);
             }
         }
         return;
@@ -250,7 +268,7 @@ fn write_endpoint_srv(
     view: &ServiceView,
     part: Part<'_>,
     targets: &Targets,
-    ttl: u32,
+    ttl: SrvTtl,
     reply: &mut ReplyWriter<'_>,
 ) {
     // Every endpoint and port counts, also those that end up as one record or none.
@@ -279,7 +297,7 @@ fn write_endpoint_srv(
             port_numbers(&backend.slice.ports, part).all(|port| {
                 let new =
                     names_distinct || seen.insert(view, at, index, port, same_target, hash_target);
-                !new || reply.srv(Owner::Question, ttl, 0, weight, port, target.as_ref())
+                !new || reply.srv(Owner::Question, ttl.srv, 0, weight, port, target.as_ref())
             })
         });
     });
@@ -294,7 +312,7 @@ fn write_endpoint_srv(
                 view.addresses_distinct || seen.insert(view, at, index, 0, same_glue, hash_address);
             match targets.endpoint(&backend) {
                 Some(target) if numbered && new => {
-                    reply.address(Owner::Name(target.as_ref()), ttl, backend.address)
+                    reply.address(Owner::Name(target.as_ref()), ttl.glue, backend.address)
                 }
                 _ => true,
             }
@@ -303,7 +321,7 @@ fn write_endpoint_srv(
 }
 
 /// 100 is shared among the items; nobody gets less than 1 (RFC 2782 keeps 0 for "never").
-fn weight(items: usize) -> u16 {
+pub(super) fn weight(items: usize) -> u16 {
     u16::try_from(100 / items.max(1)).unwrap_or(100).max(1)
 }
 

@@ -4,16 +4,14 @@
 //! the other side denies its target, since its owner exists.
 
 use crate::chain::exchange::{Exchange, Resolution};
-use crate::chain::plugin::{Answer, Failure, Step, Verdict};
+use crate::chain::plugin::{Step, Verdict};
 use crate::cluster::table::{Alias, ViewKind};
 use crate::plugin::kubernetes::answer::Soa;
 use crate::plugin::kubernetes::{Asked, Finding, Kubernetes};
-use crate::plugin::service;
-use crate::wire::MESSAGE_MAX;
-use crate::wire::code::{Rcode, RecordType};
+use crate::plugin::service::{self, target};
+use crate::wire::code::RecordType;
 use crate::wire::name::{Name, NameBuf, NameRef};
-use crate::wire::query::{Query, flag};
-use crate::wire::record::{Records, Section};
+use crate::wire::record::Section;
 use crate::wire::writer::{Owner, ReplyWriter};
 
 /// CNAME records that one chain may have.
@@ -155,58 +153,11 @@ impl Chain {
             return soa.write(reply);
         };
         self.write(reply);
-        reply.truncated |= message.get(2).is_some_and(|octet| octet & flag::TC != 0);
-        copy_answer(message, reply);
+        target::copy_answer(message, reply);
     }
 
     /// The same as a whole message, for a query that waited.
     fn verdict(&self, query: &[u8], said: Option<&[u8]>, soa: Soa) -> Verdict {
-        let Ok(query) = Query::parse(query) else {
-            return Verdict::Fail(Failure {
-                rcode: Rcode::SERVFAIL,
-                error: "the query was changed while it waited".into(),
-                extended_error: None,
-            });
-        };
-        let mut message = Vec::with_capacity(512);
-        let mut reply = ReplyWriter::new(&query, &mut message);
-        self.finish(said, soa, &mut reply);
-        reply.finish(&query, MESSAGE_MAX, None);
-        Verdict::Reply(Answer {
-            message,
-            ..Answer::default()
-        })
-    }
-}
-
-/// Copies the answer section of a message. Types whose RDATA may hold compressed names and that answer no question for
-/// addresses are left out.
-fn copy_answer(message: &[u8], reply: &mut ReplyWriter<'_>) {
-    let Ok(records) = Records::of_message(message) else {
-        return;
-    };
-    for (section, record) in records.flatten() {
-        if section != Section::Answer {
-            return;
-        }
-        let owner = record.owner();
-        let owner = Owner::Name(owner.as_ref());
-        match record.record_type {
-            RecordType::CNAME | RecordType::DNAME => {
-                if let Ok(target) = record.rdata_name() {
-                    reply.name_record(owner, record.record_type, record.ttl, target.as_ref());
-                }
-            }
-            RecordType::A | RecordType::AAAA | RecordType::RRSIG => {
-                reply.record(
-                    owner,
-                    record.record_type,
-                    record.class,
-                    record.ttl,
-                    |rdata| rdata.octets(record.rdata()),
-                );
-            }
-            _ => {}
-        }
+        target::late_reply(query, |reply| self.finish(said, soa, reply))
     }
 }

@@ -6,7 +6,7 @@ use crate::chain::exchange::Exchange;
 use crate::chain::plugin::Step;
 use crate::cluster::table::{Alias, ViewKind};
 use crate::plugin::kubernetes::{Asked, Finding, Kubernetes};
-use crate::plugin::service::{self, Targets};
+use crate::plugin::service::{self, SrvTtl, Targets};
 use crate::wire::code::{Class, Rcode, RecordType};
 use crate::wire::edns::ExtendedError;
 use crate::wire::name::NameRef;
@@ -105,8 +105,12 @@ impl Kubernetes {
                     );
                 }
                 (_, RecordType::SRV) => {
-                    if let Some(targets) = Targets::new(place.key, zone) {
-                        service::write_srv(&view, place.part, &targets, self.ttl, reply);
+                    if let Some(targets) = Targets::new(place.key, Some(b"svc"), zone) {
+                        let ttl = SrvTtl {
+                            srv: self.ttl,
+                            glue: self.ttl,
+                        };
+                        service::write_srv(&view, place.part, &targets, ttl, reply);
                     }
                 }
                 _ => {}

@@ -11,12 +11,8 @@ use crate::corefile::key::parse_zone;
 use crate::corefile::tree::{Directive, Word};
 use crate::plugin::fallthrough::Fallthrough;
 use crate::plugin::kubernetes::{PodMode, SPEC};
-use crate::plugin::{Config, Context};
+use crate::plugin::{Config, Context, ttl};
 use crate::wire::name::Name;
-
-/// Seconds.
-const TTL_DEFAULT: u32 = 5;
-const TTL_MAX: u32 = 3600;
 
 const STARTUP_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 
@@ -78,7 +74,7 @@ pub(super) fn parse(context: &mut Context<'_>) -> Option<Box<dyn Config>> {
         pods: PodMode::default(),
         endpoint_pod_names: false,
         endpoints: true,
-        ttl: TTL_DEFAULT,
+        ttl: ttl::DEFAULT,
         ignore_empty_service: false,
         fallthrough: None,
         startup_timeout: STARTUP_TIMEOUT_DEFAULT,
@@ -194,12 +190,12 @@ impl KubernetesConfig {
             "endpoint_pod_names" => self.endpoint_pod_names = true,
             "noendpoints" => self.endpoints = false,
             "ttl" => {
-                self.ttl = read_ttl(&mut args)?;
-                warn_of_rest(&mut args, context);
+                self.ttl = ttl::parse(option, context)?;
+                args.rest();
             }
             "ignore" => {
                 self.ignore_empty_service |= read_ignore(option, &mut args, context)?;
-                warn_of_rest(&mut args, context);
+                context.warn_of(args.rest());
             }
             "fallthrough" => {
                 self.fallthrough = Some(Fallthrough::parse(option, context));
@@ -207,7 +203,7 @@ impl KubernetesConfig {
             }
             "startup_timeout" => {
                 self.startup_timeout = read_timeout(&mut args)?;
-                warn_of_rest(&mut args, context);
+                context.warn_of(args.rest());
             }
             "reconcile" => {
                 self.reconcile = read_reconcile(&mut args)?;
@@ -286,7 +282,7 @@ impl Pieces {
                 ));
                 self.api = Some(option.name.span);
                 // Only the first is used.
-                warn_of_rest(&mut args, context);
+                context.warn_of(args.rest());
             }
             _ => {
                 let mut file = |expected| args.take(expected).map(|word| PathBuf::from(&word.text));
@@ -349,18 +345,6 @@ impl Pieces {
     }
 }
 
-/// Says of words that CoreDNS lets pass that they mean nothing.
-fn warn_of_rest(args: &mut Args<'_>, context: &mut Context<'_>) {
-    for word in args.rest() {
-        let message = format!("`{}` is not used", word.text);
-        context.faults.push(Diagnostic::warning(
-            word.span,
-            message,
-            "expected the end of the line",
-        ));
-    }
-}
-
 fn read_selector(option: &Directive, args: &mut Args<'_>) -> Result<Selector, Diagnostic> {
     args.take("a label selector such as app=web")?;
     args.rest();
@@ -391,17 +375,6 @@ fn read_pods(args: &mut Args<'_>) -> Result<PodMode, Diagnostic> {
             ))
         }
     }
-}
-
-fn read_ttl(args: &mut Args<'_>) -> Result<u32, Diagnostic> {
-    const EXPECTED: &str = "a TTL in seconds, 0 to 3600";
-    let span = args.peek().map_or(args.span(), |word| word.span);
-    let ttl: i64 = args.take_as(EXPECTED)?;
-    let in_range = u32::try_from(ttl).ok().filter(|&ttl| ttl <= TTL_MAX);
-    in_range.ok_or_else(|| {
-        let message = format!("`{ttl}` is not {EXPECTED}");
-        Diagnostic::error(span, message, format!("expected {EXPECTED}"))
-    })
 }
 
 fn read_ignore(

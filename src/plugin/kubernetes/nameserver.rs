@@ -95,7 +95,7 @@ fn add_servers(
     if slices.is_empty() {
         return false;
     }
-    let Some(targets) = Targets::new(&slot.labels, zone) else {
+    let Some(targets) = Targets::new(&slot.labels, Some(b"svc"), zone) else {
         return true;
     };
     match &view.kind {
