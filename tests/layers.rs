@@ -157,3 +157,46 @@ fn unsafe_code_stands_in_one_file() {
         .collect();
     assert_eq!(with_unsafe, ["net/batch.rs"]);
 }
+
+/// The files that read the wall clock. It may jump by years; what waits, expires or measures goes by `Instant`, which
+/// may not.
+const WALL_CLOCK: &[&str] = &[
+    // The SOA's serial.
+    "cluster/mod.rs",
+    // Time stamps of objects, and the histogram that they are for.
+    "cluster/trigger.rs",
+    "plugin/kubernetes/build.rs",
+    // A metric that is a time of day.
+    "cluster/watch/metrics.rs",
+    // Signatures are valid from and to a time of day.
+    "plugin/cache/mod.rs",
+    "plugin/log/class.rs",
+    // A file's time of change, compared for equality.
+    "plugin/hosts/file.rs",
+];
+
+#[test]
+fn the_wall_clock_is_read_where_a_jump_does_no_harm() {
+    let root = source_folder();
+    let is_of_tests = |path: &PathBuf| {
+        path.iter()
+            .any(|part| part.to_string_lossy().starts_with("test"))
+    };
+    for path in sources(&root) {
+        let file = path.strip_prefix(&root).expect("below it").to_owned();
+        if is_of_tests(&file) {
+            continue;
+        }
+        let text = fs::read_to_string(&path).expect("sources are text");
+        let reads = text
+            .lines()
+            .any(|line| line.contains("SystemTime") && !line.trim().starts_with("//"));
+        let file = file.display().to_string();
+        let may = WALL_CLOCK.contains(&file.as_str());
+        assert!(may || !reads, "{file} reads the wall clock");
+        assert!(
+            reads || !may,
+            "{file} does not read the wall clock any more"
+        );
+    }
+}

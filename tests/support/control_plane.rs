@@ -25,7 +25,7 @@ use tokio::runtime::Runtime;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The token with all rights.
-const ADMIN: &str = "test-admin";
+pub const ADMIN: &str = "test-admin";
 
 /// The two of them.
 pub struct ControlPlane {
@@ -35,7 +35,7 @@ pub struct ControlPlane {
     port: u16,
     wrapper: Vec<String>,
     api_server: Mutex<Option<Guarded>>,
-    _etcd: Guarded,
+    etcd: Mutex<Option<Guarded>>,
     runtime: Runtime,
 }
 
@@ -45,13 +45,14 @@ struct Guarded {
 }
 
 impl Guarded {
-    /// `remains` is a folder to remove at the end.
+    /// `remains` is a folder to remove at the end, unless there is a file `keep` in it.
     fn start(command: &[String], log: &Path, remains: Option<&Path>) -> Self {
         let script = r#"log=$1; remains=$2; shift 2
             "$@" </dev/null >"$log" 2>&1 & child=$!
+            echo $child >"$log.pid"
             cat >/dev/null
             kill -9 $child; wait $child
-            test -z "$remains" || rm -rf "$remains""#;
+            test -z "$remains" || test -e "$remains/keep" || rm -rf "$remains""#;
         let shell = Command::new("sh")
             .args(["-c", script, "sh"])
             .arg(log)
@@ -113,11 +114,6 @@ impl ControlPlane {
         assert!(made.expect("openssl is installed").status.success());
         let wrapper: Vec<String> = wrapper.iter().map(|&word| word.to_owned()).collect();
         let etcd_port = free_port();
-        let etcd = Guarded::start(
-            &etcd_command(&wrapper, &programs, &folder, etcd_port),
-            &folder.join("etcd.log"),
-            Some(&folder),
-        );
         let plane = Self {
             programs,
             folder,
@@ -125,15 +121,47 @@ impl ControlPlane {
             port: free_port(),
             wrapper,
             api_server: Mutex::new(None),
-            _etcd: etcd,
+            etcd: Mutex::new(None),
             runtime: tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(1)
                 .enable_all()
                 .build()
                 .unwrap(),
         };
+        plane.start_etcd();
         plane.start_api_server();
         Some(plane)
+    }
+
+    fn start_etcd(&self) {
+        let command = etcd_command(&self.wrapper, &self.programs, &self.folder, self.etcd_port);
+        let started = Guarded::start(&command, &self.folder.join("etcd.log"), Some(&self.folder));
+        *self.etcd.lock().unwrap() = Some(started);
+    }
+
+    /// Copies etcd's data as they are now. It stands still meanwhile.
+    pub fn save_data(&self) {
+        let pid = std::fs::read_to_string(self.folder.join("etcd.log.pid")).unwrap();
+        let script = r#"kill -STOP "$1" && cp -a "$2" "$3"; done=$?; kill -CONT "$1"; exit $done"#;
+        let status = Command::new("sh")
+            .args(["-c", script, "sh", pid.trim()])
+            .args([self.folder.join("etcd"), self.folder.join("etcd.saved")])
+            .status();
+        assert!(status.unwrap().success());
+    }
+
+    /// Ends both and starts them with the data of [`ControlPlane::save_data`], as after a restore from a backup.
+    pub fn restore_data(&self) {
+        self.kill_api_server();
+        let keep = self.folder.join("keep");
+        std::fs::write(&keep, "").unwrap();
+        *self.etcd.lock().unwrap() = None;
+        std::fs::remove_file(keep).unwrap();
+        let data = self.folder.join("etcd");
+        std::fs::remove_dir_all(&data).unwrap();
+        std::fs::rename(self.folder.join("etcd.saved"), &data).unwrap();
+        self.start_etcd();
+        self.start_api_server();
     }
 
     /// Starts the API server, on the port it always has.

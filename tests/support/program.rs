@@ -31,9 +31,18 @@ impl Program {
 
     /// The same in a folder that holds files already, or with another working directory.
     pub(crate) fn start_in(folder: TempDir, corefile: &str, working: Option<&Path>) -> Self {
+        Self::start_by(command(), folder, corefile, working)
+    }
+
+    /// The same by a command of one's own.
+    pub(crate) fn start_by(
+        mut command: Command,
+        folder: TempDir,
+        corefile: &str,
+        working: Option<&Path>,
+    ) -> Self {
         let port = free_port();
         write_corefile(folder.path(), corefile, port);
-        let mut command = command();
         command
             .current_dir(working.unwrap_or(folder.path()))
             .arg("-conf")
@@ -56,6 +65,17 @@ impl Program {
             );
         }
         this
+    }
+
+    /// A figure of `/proc/PID/status`, in kilobytes.
+    #[cfg(target_os = "linux")]
+    #[allow(dead_code, reason = "some tests weigh it")]
+    pub(crate) fn kilobytes(&self, field: &str) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).expect("it runs");
+        let line = status.lines().find(|line| line.starts_with(field));
+        let number = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+        number.expect("the kernel knows the figure")
     }
 
     /// Writes another Corefile in place of the one that it was started with.

@@ -3,14 +3,16 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use crate::command::{cargo, run as command};
 use crate::steps::{Done, Steps};
 use crate::vectors::HostileSetUp;
-use crate::{fuzz, paths, provision};
+use crate::{control_plane, fuzz, paths, provision};
 
 /// Growth that a run may show, in kilobytes: caches fill, leaks go on.
 const GROWTH_MAX: u64 = 64 * 1024;
 
-/// Fuzzes each target, then sends the hostile inputs over and over, for so many minutes each.
+/// Fuzzes each target, then sends the hostile inputs over and over, for so many minutes each; then the tests that are
+/// left out for their length.
 pub fn run(minutes: u64) -> ExitCode {
     let mut steps = Steps::default();
     steps.step("fuzz", || {
@@ -27,6 +29,15 @@ pub fn run(minutes: u64) -> ExitCode {
                 Duration::from_secs(minutes * 60),
             )
         }
+    });
+    steps.step("faults of the control plane that take long", || {
+        let assets = control_plane::programs()?;
+        command(
+            cargo()
+                .args(["test", "--test", "faults", "--", "--ignored"])
+                .env("KUBEBUILDER_ASSETS", assets),
+        )
+        .map(|()| Done::Passed)
     });
     steps.close()
 }
