@@ -107,6 +107,8 @@ pub struct Keep {
     pub pod_names: bool,
     /// Where Services are reached from outside of the cluster (`k8s_external`).
     pub external: bool,
+    /// The topology zones of endpoints (`zonal`).
+    pub zones: bool,
 }
 
 /// Told of an EndpointSlice's change outside of a list: whether its Service is headless, and the time its object is

@@ -20,6 +20,7 @@ use crate::cluster::store::pods::Pods;
 use crate::cluster::store::service::{
     Known, ServiceRecord, external_targets, record_of, slice_view,
 };
+use crate::cluster::table::origin::{Origin, Zones};
 use crate::cluster::table::{SliceView, Table};
 use crate::wire::name::LABEL_MAX;
 
@@ -98,6 +99,8 @@ pub(in crate::cluster) struct Store {
     slices: HashMap<Key, SliceRecord>,
     pods: Pods,
     ports: HashSet<Arc<[Port]>>,
+    /// Topology zones as labels, shared by the slices.
+    zones: HashSet<Arc<[u8]>>,
 }
 
 /// `\4shop` from `Shop`; none if it is no label.
@@ -141,6 +144,7 @@ impl Store {
             slices: HashMap::new(),
             pods: Pods::default(),
             ports: HashSet::new(),
+            zones: HashSet::new(),
         }
     }
 
@@ -186,6 +190,7 @@ impl Store {
             change.external |= removed.external;
         }
         self.ports.retain(|ports| Arc::strong_count(ports) > 1);
+        self.zones.retain(|zone| Arc::strong_count(zone) > 1);
         change
     }
 
@@ -316,7 +321,12 @@ impl Store {
             return self.remove(Resource::EndpointSlices, &key, table);
         };
         let ports = self.intern(slice.ports.clone());
-        let view = slice_view(&slice, ports, self.keep.pod_names);
+        let known = &mut self.zones;
+        let zones = self.keep.zones.then(|| Zones::of(&slice, known)).flatten();
+        let view = slice_view(&slice, ports, self.keep.pod_names).with_origin(Origin {
+            cluster: None,
+            zones,
+        });
         let trigger_time = slice.trigger_time;
         let old = self.slices.get_mut(&key);
         let old_service = old.as_ref().map(|record| record.service.clone());

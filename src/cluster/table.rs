@@ -11,6 +11,8 @@
 //! the query and copies nothing. A reader that has loaded a view keeps that version until it lets go, so one reply
 //! never mixes two versions of one Service.
 
+pub(in crate::cluster) mod origin;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -20,6 +22,7 @@ use crate::cluster::addresses::Addresses;
 use crate::cluster::index::{Index, Key};
 use crate::cluster::objects::Port;
 use crate::cluster::places::Places;
+use crate::cluster::table::origin::Origin;
 use crate::wire::name::Name;
 
 /// Keys come from queries, so the seed is random; the quality of foldhash's fast mode is enough for hash tables.
@@ -208,20 +211,44 @@ pub struct SliceView {
     v4: Box<[Ipv4Addr]>,
     v6: Box<[Ipv6Addr]>,
     names: Option<Names>,
+    origin: Option<Box<Origin>>,
     pub(in crate::cluster) names_distinct: bool,
 }
 
-/// Host names of a slice's endpoints, first IPv4, then IPv6, in one piece of text.
+/// Host names of a slice's endpoints, first IPv4, then IPv6, in one piece: where each one starts and the last one ends,
+/// then all of their text.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Names {
-    text: Box<[u8]>,
-    ends: Box<[u32]>,
-}
+struct Names(Box<[u8]>);
+
+/// The width of a start, a number in the order of the machine.
+const START: usize = size_of::<u32>();
 
 impl Names {
+    fn new<'n>(names: impl Iterator<Item = Option<&'n [u8]>> + Clone) -> Self {
+        let mut start = (1 + names.clone().count()) * START;
+        let mut whole = Vec::with_capacity(start);
+        for length in names
+            .clone()
+            .map(|name| name.map_or(0, <[u8]>::len))
+            .chain([0])
+        {
+            // An object has at most a few MiB; what does not fit loses its host names, not the server its life.
+            whole.extend_from_slice(&u32::try_from(start).unwrap_or(u32::MAX).to_ne_bytes());
+            start += length;
+        }
+        for name in names.flatten() {
+            whole.extend_from_slice(name);
+        }
+        Self(whole.into())
+    }
+
+    fn start(&self, index: usize) -> Option<usize> {
+        let octets = self.0.get(index * START..)?.first_chunk()?;
+        usize::try_from(u32::from_ne_bytes(*octets)).ok()
+    }
+
     fn get(&self, index: usize) -> Option<&[u8]> {
-        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
-        let name = &self.text[start as usize..self.ends[index] as usize];
+        let name = self.0.get(self.start(index)?..self.start(index + 1)?)?;
         (!name.is_empty()).then_some(name)
     }
 }
@@ -257,29 +284,44 @@ impl SliceView {
             }
         }
         let names = named.then(|| {
-            let (mut text, mut ends) = (Vec::new(), Vec::new());
             let of_family = |v4: bool| {
-                backends
-                    .clone()
-                    .filter(move |(address, _)| address.is_ipv4() == v4)
+                let all = backends.clone();
+                all.filter(move |(address, _)| address.is_ipv4() == v4)
             };
-            for (_, name) in of_family(true).chain(of_family(false)) {
-                text.extend_from_slice(name.unwrap_or_default());
-                // An object has at most a few MiB; what does not fit loses its host names, not the server its life.
-                ends.push(u32::try_from(text.len()).unwrap_or(u32::MAX));
-            }
-            Names {
-                text: text.into(),
-                ends: ends.into(),
-            }
+            Names::new(
+                of_family(true)
+                    .chain(of_family(false))
+                    .map(|(_, name)| name),
+            )
         });
         Self {
             ports,
             v4: v4.into(),
             v6: v6.into(),
             names,
+            origin: None,
             names_distinct,
         }
+    }
+
+    /// The same with what is known of where its endpoints are.
+    pub(in crate::cluster) fn with_origin(self, origin: Origin) -> Self {
+        let origin = (origin != Origin::default()).then(|| Box::new(origin));
+        Self { origin, ..self }
+    }
+
+    /// The cluster that it was imported from: a label in lower case.
+    pub fn cluster(&self) -> Option<&[u8]> {
+        self.origin.as_ref()?.cluster.as_deref()
+    }
+
+    /// Places of the endpoints in a topology zone: its labels in lower case, with their lengths.
+    pub fn places_in_zone(&self, zone: &[u8]) -> impl Iterator<Item = usize> {
+        let zones = self
+            .origin
+            .as_ref()
+            .and_then(|origin| origin.zones.as_ref());
+        zones.into_iter().flat_map(move |zones| zones.places(zone))
     }
 
     /// Ready endpoints, one per address.
@@ -336,7 +378,7 @@ impl SliceView {
         };
         let names = self.names.as_ref().zip(name);
         let named = names.into_iter().flat_map(|(names, name)| {
-            (0..names.ends.len()).filter(move |&index| names.get(index) == Some(name))
+            (0..self.len()).filter(move |&index| names.get(index) == Some(name))
         });
         let v4 = v4.into_iter().flat_map(|wanted| places(&self.v4, wanted));
         let v6 = v6.into_iter().flat_map(|wanted| places(&self.v6, wanted));

@@ -1,5 +1,7 @@
 //! What a source does, and what readers see of it.
 
+mod origin;
+
 use std::net::IpAddr;
 use std::sync::Mutex as StdMutex;
 

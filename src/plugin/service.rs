@@ -28,6 +28,9 @@ pub(super) enum Part<'q> {
     Endpoint(&'q [u8]),
     /// Port name and protocol without their underscores; empty matches any.
     Port { port: &'q [u8], protocol: &'q [u8] },
+    /// The endpoints of a headless Service in a topology zone, its labels with their lengths. With `prefer`, all
+    /// endpoints where the zone has none.
+    Zone { zone: &'q [u8], prefer: bool },
 }
 
 impl<'q> Part<'q> {
@@ -51,6 +54,8 @@ pub(super) fn exists(view: &ServiceView, part: Part<'_>, ignore_empty: bool) -> 
         // An alias has neither ports nor endpoints, and cannot lead to an address.
         (ViewKind::ExternalName(alias), Part::Whole) => *alias != Alias::Address,
         (ViewKind::ExternalName(_), _) => false,
+        // Any zone is one that endpoints may be in; cluster addresses are in none.
+        (kind, Part::Zone { .. }) => *kind == ViewKind::Headless,
         (ViewKind::ClusterIp(_), _) if ignore_empty && !view.has_backends() => false,
         (ViewKind::ClusterIp(_), Part::Whole | Part::Port { .. }) => any_port(&view.ports, part),
         // All ports of a slice are an endpoint's.
@@ -67,7 +72,7 @@ pub(super) fn exists(view: &ServiceView, part: Part<'_>, ignore_empty: bool) -> 
 /// Whether a port is the one that is asked for. Without port and protocol in the name, all are.
 fn is_wanted(port: &Port, part: Part<'_>) -> bool {
     match part {
-        Part::Whole | Part::Endpoint(_) => true,
+        Part::Whole | Part::Endpoint(_) | Part::Zone { .. } => true,
         Part::Port {
             port: name,
             protocol,
@@ -89,7 +94,7 @@ fn any_port(ports: &[Port], part: Part<'_>) -> bool {
 pub(super) fn count_ports(ports: &[Port], part: Part<'_>) -> usize {
     if ports.is_empty() {
         return usize::from(match part {
-            Part::Whole | Part::Endpoint(_) => true,
+            Part::Whole | Part::Endpoint(_) | Part::Zone { .. } => true,
             Part::Port { port, protocol } => port.is_empty() && protocol.is_empty(),
         });
     }
@@ -130,11 +135,19 @@ fn for_backends(
         return;
     }
     for (at, slice) in view.slices.iter().enumerate() {
-        let go_on = !any_port(&slice.ports, part)
-            || slice
-                .backends()
-                .enumerate()
-                .all(|(index, backend)| each(at, index, backend));
+        let go_on = match part {
+            Part::Zone { zone, .. } => slice.places_in_zone(zone).all(|index| {
+                let backend = slice.backend(index);
+                backend.is_none_or(|backend| each(at, index, backend))
+            }),
+            _ => {
+                !any_port(&slice.ports, part)
+                    || slice
+                        .backends()
+                        .enumerate()
+                        .all(|(index, backend)| each(at, index, backend))
+            }
+        };
         if !go_on {
             return;
         }
@@ -156,6 +169,19 @@ pub(super) fn for_names(view: &ServiceView, address: IpAddr, mut each: impl FnMu
     });
 }
 
+/// The part that is answered: all endpoints where a zone is only preferred, and has none.
+fn settled<'q>(view: &ServiceView, part: Part<'q>) -> Part<'q> {
+    let Part::Zone { zone, prefer: true } = part else {
+        return part;
+    };
+    let mut slices = view.slices.iter();
+    if slices.any(|slice| slice.places_in_zone(zone).next().is_some()) {
+        part
+    } else {
+        Part::Whole
+    }
+}
+
 /// Writes the addresses of one family. Whoever owns them is for the caller to say.
 pub(super) fn write_addresses(
     view: &ServiceView,
@@ -165,6 +191,7 @@ pub(super) fn write_addresses(
     ttl: u32,
     reply: &mut ReplyWriter<'_>,
 ) {
+    let part = settled(view, part);
     let wanted = |address: IpAddr| address.is_ipv4() == (qtype == RecordType::A);
     if let (ViewKind::ClusterIp(addresses), Part::Whole | Part::Port { .. }) = (&view.kind, part) {
         for &address in addresses {
@@ -271,9 +298,10 @@ fn write_endpoint_srv(
     ttl: SrvTtl,
     reply: &mut ReplyWriter<'_>,
 ) {
+    let part = settled(view, part);
     // Every endpoint and port counts, also those that end up as one record or none.
     let items: usize = match part {
-        Part::Endpoint(_) => {
+        Part::Endpoint(_) | Part::Zone { .. } => {
             let mut items = 0;
             for_backends(view, part, |_, _, backend| {
                 items += count_ports(&backend.slice.ports, part);
@@ -281,7 +309,7 @@ fn write_endpoint_srv(
             });
             items
         }
-        _ => view
+        Part::Whole | Part::Port { .. } => view
             .slices
             .iter()
             .map(|slice| slice.len() * count_ports(&slice.ports, part))

@@ -112,6 +112,7 @@ impl KubernetesConfig {
             ttl: self.ttl,
             pods: self.pods,
             ignore_empty_service: self.ignore_empty_service,
+            zonal: self.zonal,
             fallthrough: self.fallthrough.clone(),
             local_addresses,
         }
@@ -138,6 +139,7 @@ impl KubernetesConfig {
         Keep {
             pod_names: self.endpoint_pod_names,
             external: demands.external,
+            zones: self.zonal,
         }
     }
 

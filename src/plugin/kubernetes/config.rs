@@ -37,6 +37,7 @@ pub(super) struct KubernetesConfig {
     pub(super) endpoints: bool,
     pub(super) ttl: u32,
     pub(super) ignore_empty_service: bool,
+    pub(super) zonal: bool,
     pub(super) fallthrough: Option<Fallthrough>,
     pub(super) startup_timeout: Duration,
     pub(super) limits: Limits,
@@ -76,6 +77,7 @@ pub(super) fn parse(context: &mut Context<'_>) -> Option<Box<dyn Config>> {
         endpoints: true,
         ttl: ttl::DEFAULT,
         ignore_empty_service: false,
+        zonal: false,
         fallthrough: None,
         startup_timeout: STARTUP_TIMEOUT_DEFAULT,
         limits: Limits::default(),
@@ -211,9 +213,8 @@ impl KubernetesConfig {
             }
             "multicluster" => return self.multicluster(option, context),
             "zonal" => {
-                args.finish()?;
+                self.zonal = true;
                 pieces.zonal = Some(span);
-                return Err(Diagnostic::not_built(span, "`kubernetes` option `zonal`"));
             }
             "apiserver_qps" | "apiserver_burst" | "apiserver_max_inflight" => {
                 read_limit(&mut self.limits, option, &mut args)?;

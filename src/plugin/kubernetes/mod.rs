@@ -68,6 +68,8 @@ struct Kubernetes {
     ttl: u32,
     pods: PodMode,
     ignore_empty_service: bool,
+    /// Names may ask for the endpoints of a topology zone.
+    zonal: bool,
     fallthrough: Option<Fallthrough>,
     /// Where this server can be reached itself.
     local_addresses: Box<[IpAddr]>,
@@ -189,7 +191,7 @@ impl Kubernetes {
             }
             _ => {}
         }
-        match name::parse(asked.name, asked.split) {
+        match name::parse(asked.name, asked.split, self.zonal) {
             Place::Apex | Place::Branch => Finding::NoData,
             Place::NameServer => match asked.qtype {
                 RecordType::A | RecordType::AAAA => Finding::NameServerAddresses,

@@ -6,6 +6,9 @@
 //!            web.shop.svc.cluster.local.     service
 //!       10-1-0-4.shop.pod.cluster.local.     pod
 //!                shop.svc.cluster.local.     empty non-terminal, as are svc. and pod.
+//!
+//! with `zonal`:
+//! eu-1.pin._zone.web.shop.svc.cluster.local.  endpoints in a topology zone; `prefer` for all if it has none
 //! ```
 
 use crate::plugin::service::Part;
@@ -57,8 +60,9 @@ pub(super) struct ServicePlace<'q> {
 /// The labels left of the zone that can mean anything: port, protocol, service, namespace, kind.
 const LABELS_MAX: usize = 5;
 
-/// Reads a name, in lower case, whose first `split` octets stand left of the zone.
-pub(super) fn parse(qname: NameRef<'_>, split: usize) -> Place<'_> {
+/// Reads a name, in lower case, whose first `split` octets stand left of the zone. Only with `zonal` may it ask for a
+/// topology zone.
+pub(super) fn parse(qname: NameRef<'_>, split: usize, zonal: bool) -> Place<'_> {
     let wire = &qname.as_wire()[..split];
     let mut starts = [0; LABELS_MAX];
     let (mut count, mut at) = (0, 0);
@@ -94,6 +98,13 @@ pub(super) fn parse(qname: NameRef<'_>, split: usize) -> Place<'_> {
         return Place::Branch;
     }
     let namespace = &wire[start(1)..start(0)];
+    let service = |part| {
+        Place::Service(ServicePlace {
+            key: &wire[start(2)..start(0)],
+            namespace,
+            part,
+        })
+    };
     match count {
         2 => Place::Namespace { pod, namespace },
         // One or two labels left of a Pod's name are let pass, as CoreDNS does: wildcard certificates rely on it.
@@ -102,15 +113,21 @@ pub(super) fn parse(qname: NameRef<'_>, split: usize) -> Place<'_> {
             namespace,
             at: start(2),
         },
-        3..=5 => Place::Service(ServicePlace {
-            key: &wire[start(2)..start(0)],
-            namespace,
-            part: match count {
-                3 => Part::Whole,
-                4 => Part::Endpoint(label(3)),
-                _ => Part::port(label(4), label(3)),
-            },
-        }),
+        3 => service(Part::Whole),
+        4 => service(Part::Endpoint(label(3))),
+        5 => service(Part::port(label(4), label(3))),
+        // The value of a zone may have dots: all that is left of the directive is the zone.
+        _ if zonal && !pod && label(3) == b"_zone" => {
+            let zone = &wire[..start(4)];
+            match label(4) {
+                b"pin" => service(Part::Zone {
+                    zone,
+                    prefer: false,
+                }),
+                b"prefer" => service(Part::Zone { zone, prefer: true }),
+                _ => Place::Invalid,
+            }
+        }
         _ => Place::Invalid,
     }
 }
@@ -122,11 +139,15 @@ mod tests {
 
     /// Reads a name below `cluster.local.`, and shows it.
     fn place(text: &str) -> String {
+        place_with(text, false)
+    }
+
+    fn place_with(text: &str, zonal: bool) -> String {
         let name = Name::from_text(&format!("{text}cluster.local.")).expect("a name");
         let zone = Name::from_text("cluster.local.").expect("a name");
         let split = name.as_ref().prefix_len(zone.as_ref()).expect("below");
         let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
-        match parse(name.as_ref(), split) {
+        match parse(name.as_ref(), split, zonal) {
             Place::Service(place) => {
                 let (service, namespace) =
                     place.key.split_at(place.key.len() - place.namespace.len());
@@ -136,6 +157,7 @@ mod tests {
                     Part::Port { port, protocol } => {
                         format!(" port {}/{}", text(port), text(protocol))
                     }
+                    Part::Zone { zone, prefer } => format!(" zone {zone:?} {prefer}"),
                 };
                 format!("{}/{}{part}", text(&namespace[1..]), text(&service[1..]))
             }
@@ -181,5 +203,22 @@ mod tests {
         assert_eq!(place("x.dns-version."), "Invalid");
         assert_eq!(place("foo."), "Invalid");
         assert_eq!(place("a.b.c.d.e.f.g.shop.nope."), "Invalid");
+    }
+
+    #[test]
+    fn a_topology_zone_is_all_that_stands_left_of_the_directive() {
+        let place = |text: &str| place_with(&format!("{text}web.shop.svc."), true);
+        let zone = |zone: &[u8], prefer| format!("shop/web zone {zone:?} {prefer}");
+        assert_eq!(place("eu.pin._zone."), zone(b"\x02eu", false));
+        assert_eq!(place("eu.prefer._zone."), zone(b"\x02eu", true));
+        assert_eq!(place("a.eu.pin._zone."), zone(b"\x01a\x02eu", false));
+        assert_eq!(place("pin.pin._zone."), zone(b"\x03pin", false));
+        // Fewer labels are what they are without the option.
+        assert_eq!(place("pin._zone."), "shop/web port pin/zone");
+        assert_eq!(place("_zone."), "shop/web endpoint _zone");
+        assert_eq!(place("eu.florp._zone."), "Invalid");
+        assert_eq!(place("eu.pin._zones."), "Invalid");
+        assert_eq!(place_with("eu.pin._zone.web.shop.pod.", true), "Invalid");
+        assert_eq!(place_with("eu.pin._zone.web.shop.svc.", false), "Invalid");
     }
 }

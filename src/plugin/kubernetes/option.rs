@@ -103,7 +103,7 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         name: "zonal",
         syntax: "zonal",
         default: "",
-        help: "not built yet: answers names of endpoints by topology zone",
+        help: "answers `ZONE.pin._zone.` and `ZONE.prefer._zone.` before headless Services: their endpoints in a topology zone",
     },
     OptionSpec {
         name: "apiserver_qps",

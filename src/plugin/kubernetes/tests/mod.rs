@@ -123,6 +123,7 @@ fn plugin(cluster: &Arc<Cluster>) -> Kubernetes {
         ttl: 5,
         pods: PodMode::Disabled,
         ignore_empty_service: false,
+        zonal: false,
         fallthrough: None,
         local_addresses: Box::new([ip("10.1.0.53"), ip("fd00::53")]),
     }
