@@ -149,8 +149,14 @@ pub struct ControlPlane {
     api_server: Running,
     etcd: Running,
     programs: PathBuf,
+    folder: PathBuf,
     kubeconfig: PathBuf,
+    client: u16,
+    secure: u16,
 }
+
+/// What a client of its API server says to have all rights.
+pub const TOKEN: &str = "xtask-admin";
 
 impl ControlPlane {
     /// Starts them with their files in `folder`, which is emptied first, and waits until they are ready.
@@ -170,7 +176,7 @@ impl ControlPlane {
         etcd.wait_until("open port", Duration::from_secs(30), || listens(client))?;
         write(
             &folder.join("tokens.csv"),
-            "xtask-admin,admin,admin,\"system:masters\"\n",
+            &format!("{TOKEN},admin,admin,\"system:masters\"\n"),
         )?;
         let key = folder.join("service-account.key");
         output(
@@ -192,8 +198,40 @@ impl ControlPlane {
             api_server,
             etcd,
             programs,
+            folder: folder.to_owned(),
             kubeconfig,
+            client,
+            secure,
         })
+    }
+
+    /// Kills the API server as a machine that fails does.
+    pub fn kill_api_server(&mut self) {
+        self.api_server.kill();
+    }
+
+    /// Starts the API server again, on the same port; does not wait until it is ready.
+    pub fn start_api_server(&mut self) -> Result<(), String> {
+        let mut command =
+            api_server_command(&self.programs, &self.folder, self.client, self.secure);
+        let log = self.folder.join("kube-apiserver-again.log");
+        self.api_server = Running::start(&mut command, &log)?;
+        Ok(())
+    }
+
+    /// The port of etcd on loopback.
+    pub fn etcd_port(&self) -> u16 {
+        self.client
+    }
+
+    /// The port of the API server on loopback.
+    pub fn secure_port(&self) -> u16 {
+        self.secure
+    }
+
+    /// The certificates that its API server proves itself by.
+    pub fn authority(&self) -> PathBuf {
+        self.folder.join("certificates/apiserver.crt")
     }
 
     /// The file that leads a client to it, with all rights.
@@ -294,7 +332,7 @@ clusters:
 users:
 - name: admin
   user:
-    token: xtask-admin
+    token: {TOKEN}
 contexts:
 - name: xtask
   context:

@@ -5,6 +5,7 @@
     reason = "nobody else runs on this thread, so it may sleep"
 )]
 
+mod bench;
 mod cluster;
 mod command;
 mod control_plane;
@@ -28,6 +29,8 @@ usage: cargo xtask COMMAND
   cluster up         start etcd and kube-apiserver on loopback, and keep them running
   cluster load FILE  put the objects of a YAML or JSON file, or of a folder of them, into it
   cluster down       stop what `up` started
+  bench memory       memory, time to ready and recovery at 1,000 to 100,000 Services (`… memory --help`)
+  bench propagation  from a write at the API server to the right answer (`… propagation --help`)
   help               this text
 
 What is missing is fetched: Debian packages through apt-get where that may be done, the control plane from
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         ["cluster", "up"] => cluster::up(),
         ["cluster", "load", file] => cluster::load(file.as_ref()),
         ["cluster", "down"] => cluster::down(),
+        ["bench", ref rest @ ..] => bench::run(rest),
         ["help" | "--help" | "-h"] => {
             println!("{HELP}");
             return ExitCode::SUCCESS;

@@ -33,6 +33,12 @@ impl Running {
         self.child.id()
     }
 
+    /// Kills it, without a chance to say goodbye.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     /// Leaves it running behind.
     pub fn leave(self) {
         std::mem::forget(self);
@@ -67,6 +73,10 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        // Once it has been waited for, its number may be another's.
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
+        }
         // SIGTERM first, so that etcd and kube-apiserver close their files.
         let _ = Command::new("kill")
             .arg(self.child.id().to_string())

@@ -1,0 +1,37 @@
+//! `bench memory|propagation`: what the server costs beside a real API server.
+//!
+//! ```text
+//! objects.rs --> etcd.rs --> etcd --> kube-apiserver --watch--> the server, one core or more
+//!                            api.rs (writes, a watch) --^             ^-- dns.rs (is the answer right yet?)
+//! ```
+//!
+//! Objects are put into etcd in the form that an API server stores: 100,000 Services take a minute, through the API
+//! server half an hour. Nothing listens beyond loopback; everything is stopped at the end, and what an aborted run left
+//! is stopped by the next one.
+
+mod api;
+mod args;
+mod bed;
+mod dns;
+mod etcd;
+mod memory;
+mod objects;
+mod propagation;
+mod report;
+mod subject;
+
+use args::Args;
+
+/// Runs one of them.
+pub fn run(words: &[&str]) -> Result<(), String> {
+    match words {
+        ["memory", "--help" | "-h"] => println!("{}", memory::HELP),
+        ["propagation", "--help" | "-h"] => println!("{}", propagation::HELP),
+        ["memory", rest @ ..] => return memory::run(&Args::parse(rest, memory::FLAGS)?),
+        ["propagation", rest @ ..] => {
+            return propagation::run(&Args::parse(rest, propagation::FLAGS)?);
+        }
+        _ => return Err("`bench memory` and `bench propagation` are there; see `help`".into()),
+    }
+    Ok(())
+}
