@@ -23,6 +23,7 @@ mod addresses;
 mod index;
 
 mod places;
+mod serial;
 
 mod store;
 
@@ -57,13 +58,13 @@ pub mod thread;
 /// The same objects from files.
 pub mod manifests;
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch::Sender;
 
 use crate::cluster::objects::{Meta, Object, Resource};
+use crate::cluster::serial::Serial;
 use crate::cluster::store::{Change, Store};
 use crate::cluster::table::Table;
 
@@ -126,8 +127,8 @@ pub struct Cluster {
     wanted: Box<[Resource]>,
     lists: [ListState; Resource::COUNT],
     synced: Sender<bool>,
-    serial: AtomicU32,
-    external_serial: AtomicU32,
+    serial: Serial,
+    external_serial: Serial,
     observer: OnceLock<TriggerObserver>,
 }
 
@@ -146,8 +147,8 @@ impl Cluster {
             wanted: wanted.into(),
             lists: Default::default(),
             synced: Sender::new(wanted.is_empty()),
-            serial: AtomicU32::new(0),
-            external_serial: AtomicU32::new(0),
+            serial: Serial::default(),
+            external_serial: Serial::default(),
             observer: OnceLock::new(),
         }
     }
@@ -176,12 +177,22 @@ impl Cluster {
 
     /// Seconds since 1970 of the last change that this process saw; 0 before the first.
     pub fn serial(&self) -> u32 {
-        self.serial.load(Ordering::Relaxed)
+        self.serial.get()
+    }
+
+    /// The serial for a copy of what is served that is begun after this.
+    pub fn take_serial(&self) -> u32 {
+        self.serial.take()
     }
 
     /// The same for what Services are from outside of the cluster.
     pub fn external_serial(&self) -> u32 {
-        self.external_serial.load(Ordering::Relaxed)
+        self.external_serial.get()
+    }
+
+    /// As [`Cluster::take_serial`], for that.
+    pub fn take_external_serial(&self) -> u32 {
+        self.external_serial.take()
     }
 
     /// Names who is told of changes with a time stamp. Only the first one counts.
@@ -196,10 +207,10 @@ impl Cluster {
 
     fn note(&self, resource: Resource, change: Change) {
         if change.zone {
-            self.serial.store(serial_now(), Ordering::Relaxed);
+            self.serial.move_on();
         }
         if change.external {
-            self.external_serial.store(serial_now(), Ordering::Relaxed);
+            self.external_serial.move_on();
         }
         // A list brings changes of long ago; how fast we are shows in what comes after it.
         let listing = self.lists[resource as usize]
@@ -211,20 +222,6 @@ impl Cluster {
             observer(trigger.headless, &trigger.time);
         }
     }
-}
-
-/// Seconds since 1970, as serials count them.
-fn serial_now() -> u32 {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    // Serials wrap (RFC 1982).
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "serials are counted modulo 2^32"
-    )]
-    let serial = now.as_secs() as u32;
-    serial
 }
 
 impl std::fmt::Debug for Cluster {

@@ -227,10 +227,11 @@ impl Store {
     fn remove(&mut self, resource: Resource, key: &[u8], table: &Table) -> Change {
         let zone = match resource {
             Resource::Namespaces => {
-                if self.namespaces.remove(key).is_some() {
+                let existed = self.namespaces.remove(key).is_some();
+                if existed {
                     table.namespaces.pin().remove(key);
                 }
-                false
+                existed
             }
             Resource::Services => return self.remove_service(key, table),
             Resource::EndpointSlices => return self.remove_slice(key, table),
@@ -247,11 +248,15 @@ impl Store {
         let Some(label) = label(&meta.name) else {
             return Change::default();
         };
-        if self.namespaces.insert(label.clone().into(), seen).is_none() {
+        let is_new = self.namespaces.insert(label.clone().into(), seen).is_none();
+        if is_new {
             table.namespaces.pin().insert(label.into(), ());
         }
-        // The serial stays: what becomes visible comes with events of its own.
-        Change::default()
+        // A Service may be known before its namespace is, and shows only from here on. CoreDNS leaves the serial.
+        Change {
+            zone: is_new,
+            ..Change::default()
+        }
     }
 
     fn apply_service(&mut self, service: Service, seen: Seen, table: &Table) -> Change {

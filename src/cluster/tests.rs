@@ -381,7 +381,7 @@ fn a_namespace_is_there_from_its_first_to_its_last_event() {
 fn the_serial_moves_with_what_zone_transfers_would_show() {
     let cluster = cluster();
     let moved = |object: Object| {
-        cluster.serial.store(0, Ordering::Relaxed);
+        cluster.serial.reset();
         cluster.applied(object);
         cluster.serial() != 0
     };
@@ -390,10 +390,55 @@ fn the_serial_moves_with_what_zone_transfers_would_show() {
     assert!(moved(cluster_ip("web", "3", "10.0.0.2")));
     assert!(moved(slice("web-1", "web", "4", &["10.1.0.1"])));
     assert!(!moved(slice("web-1", "web", "5", &["10.1.0.1"])));
-    assert!(!moved(Object::Namespace(meta("shop", "6"))));
+    // A namespace that appears may show Services that were known before it.
+    assert!(moved(Object::Namespace(meta("shop", "6"))));
+    assert!(!moved(Object::Namespace(meta("shop", "7"))));
     assert!(moved(Object::Pod(pod("p", "7", "10.1.0.1"))));
     assert!(!moved(Object::Pod(pod("p", "8", "10.1.0.1"))));
     assert!(moved(Object::Pod(pod("p", "9", "10.1.0.2"))));
+}
+
+/// Cases 246 and 247. That a new ClusterIP or type moves it too is ours.
+#[test]
+fn cases_246_and_247_the_serial_moves_with_every_change_of_the_zone_and_no_other() {
+    let cluster = cluster();
+    cluster.applied(cluster_ip("web", "1", "10.0.0.1"));
+    let moved = |change: &dyn Fn()| {
+        cluster.serial.reset();
+        change();
+        cluster.serial() != 0
+    };
+    let applied = |object: &Object| moved(&|| cluster.applied(object.clone()));
+    let external = |target: &str| service("ext", target, ServiceKind::ExternalName(target.into()));
+    assert!(applied(&external("a.example.org")));
+    assert!(applied(&external("b.example.org")));
+    assert!(!applied(&external("b.example.org")));
+    let Object::Service(mut ports) = cluster_ip("web", "2", "10.0.0.1") else {
+        unreachable!("it is a Service");
+    };
+    ports.ports[0].number = Some(81);
+    assert!(applied(&Object::Service(ports)));
+    let endpoints = |version: &str, change: &dyn Fn(&mut Endpoint)| {
+        let Object::EndpointSlice(mut one) = slice("web-1", "web", version, &["10.1.0.1"]) else {
+            unreachable!("it is a slice");
+        };
+        one.endpoints.iter_mut().for_each(change);
+        Object::EndpointSlice(one)
+    };
+    assert!(applied(&endpoints("3", &|_| {})));
+    let target = |endpoint: &mut Endpoint| endpoint.target_name = Some("other".into());
+    assert!(!applied(&endpoints("4", &target)));
+    assert!(applied(&endpoints("5", &|endpoint| endpoint.ready = false)));
+    assert!(applied(&endpoints("6", &|endpoint| {
+        endpoint.hostname = Some("a".into());
+    })));
+    assert!(applied(&Object::Pod(pod("p", "1", "10.1.0.1"))));
+    assert!(!applied(&Object::Pod(pod("p", "2", "10.1.0.1"))));
+    let deleted = |resource, name| moved(&|| cluster.deleted(resource, "shop", name));
+    assert!(deleted(Resource::Pods, "p"));
+    assert!(deleted(Resource::EndpointSlices, "web-1"));
+    assert!(deleted(Resource::Services, "web"));
+    assert!(!deleted(Resource::Services, "web"));
 }
 
 #[test]
@@ -510,8 +555,8 @@ fn the_external_serial_moves_with_what_is_seen_from_outside_and_nothing_else() {
     let cluster = with_external();
     // Whether the serial of the cluster's zone moves, and that of what is outside.
     let moves = |what: &dyn Fn()| {
-        cluster.serial.store(0, Ordering::Relaxed);
-        cluster.external_serial.store(0, Ordering::Relaxed);
+        cluster.serial.reset();
+        cluster.external_serial.reset();
         what();
         (cluster.serial() != 0, cluster.external_serial() != 0)
     };
