@@ -90,6 +90,19 @@ impl ZoneRecord {
         }
     }
 
+    /// A TXT record of one string of at most 255 octets; what is longer is cut.
+    pub fn txt(owner: NameRef<'_>, ttl: u32, string: &[u8]) -> Self {
+        let string = &string[..string.len().min(255)];
+        let mut rdata = vec![u8::try_from(string.len()).expect("cut to 255")];
+        rdata.extend_from_slice(string);
+        Self {
+            owner: owner.to_name(),
+            record_type: RecordType::TXT,
+            ttl,
+            rdata,
+        }
+    }
+
     /// An SOA record.
     pub fn soa(
         owner: NameRef<'_>,

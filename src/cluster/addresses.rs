@@ -9,7 +9,7 @@
 //! lock-free map, which costs some 60 octets whatever is in it: an address takes about 20 octets instead of 70. A change
 //! copies one piece, 32 owners at most, and readers see it before or after, never between.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use crate::cluster::table::{Map, Slot};
@@ -118,6 +118,17 @@ impl Addresses {
         }
     }
 
+    /// Every address that has owners, in no particular order.
+    pub(in crate::cluster) fn all(&self) -> (Vec<Ipv4Addr>, Vec<Ipv6Addr>) {
+        let mut v4 = Vec::new();
+        for (&key, piece) in &self.v4.pin() {
+            let members = (0..1 << PIECE_BITS).filter(|member| piece.present & 1 << member != 0);
+            v4.extend(members.map(|member| Ipv4Addr::from_bits(key << PIECE_BITS | member)));
+        }
+        let map = self.v6.pin();
+        (v4, map.keys().copied().map(Ipv6Addr::from_bits).collect())
+    }
+
     /// Replaces the owners of an address; nobody takes it out. For the one writer only.
     pub(in crate::cluster) fn set(&self, address: IpAddr, slots: &[Arc<Slot>]) {
         let owners = Owners::of(slots);
@@ -176,7 +187,7 @@ mod tests {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let last = (state >> 16) % 64;
             let address = match state >> 30 {
-                0 => IpAddr::from(std::net::Ipv6Addr::from(u128::from(last))),
+                0 => IpAddr::from(Ipv6Addr::from(u128::from(last))),
                 1 => IpAddr::from(Ipv4Addr::from_bits(u32::MAX - last)),
                 _ => IpAddr::from(Ipv4Addr::from_bits(0x0a01_0240 + last)),
             };

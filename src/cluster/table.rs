@@ -400,6 +400,16 @@ impl Table {
         self.services.pin().get(labels).map(|slot| slot.view())
     }
 
+    /// Where all Services stand that there are now, in no particular order. Takes time: for copies of the whole.
+    pub fn slots(&self) -> Vec<Arc<Slot>> {
+        self.services.pin().values().cloned().collect()
+    }
+
+    /// All addresses that belong to a Service now, likewise.
+    pub fn addresses(&self) -> (Vec<Ipv4Addr>, Vec<Ipv6Addr>) {
+        self.addresses.all()
+    }
+
     /// Looks at the Services that an address belongs to; none, mostly one, or several.
     pub fn with_owners<R>(&self, address: IpAddr, look: impl FnOnce(&[Arc<Slot>]) -> R) -> R {
         self.addresses.with(address, look)

@@ -71,6 +71,9 @@ pub mod loadbalance;
 /// Keeps replies for as long as their TTLs allow.
 pub mod cache;
 
+/// Lets chosen clients copy whole zones.
+pub mod transfer;
+
 /// Answers from a hosts file.
 pub mod hosts;
 
@@ -122,6 +125,7 @@ pub static PLUGINS: &[&Spec] = &[
     &any::SPEC,
     &loadbalance::SPEC,
     &cache::SPEC,
+    &transfer::SPEC,
     &hosts::SPEC,
     &kubernetes::SPEC,
     &loop_guard::SPEC,

@@ -3,6 +3,8 @@
 /// Addresses as labels.
 pub(super) mod dashed;
 
+/// All records of a Service.
+pub(super) mod records;
 /// The names that Services lead to.
 pub(super) mod target;
 

@@ -5,19 +5,21 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::chain::content::Held;
+use crate::chain::plugin::Plugin;
 use crate::corefile::key::Key;
 use crate::plugin::BuildError;
 use crate::server::lent::{ClusterSlot, Demands};
 use crate::server::process::{Process, ReadyProbe};
 use crate::wire::code::RecordType;
-use crate::wire::name::Name;
+use crate::wire::name::{Name, NameRef};
 
 /// A future that somebody else runs.
 pub type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -78,6 +80,8 @@ pub struct Plan {
     pub demands: Demands,
     /// The cluster of the block being built; the server puts an empty slot here before each block.
     pub cluster: ClusterSlot,
+    /// The links of the block being built, likewise.
+    pub links: Links,
     /// Addresses to listen on instead of the wildcard, for the block being built.
     pub bind: Option<Vec<std::net::IpAddr>>,
     /// Debug lines are wanted, and a panic ends the process.
@@ -130,6 +134,37 @@ impl Upstreams {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+}
+
+/// The links of one server block, known once all are built: for tasks that look at what the others hold while the block
+/// serves. A link must not keep it, only a task of the generation, else they would keep each other alive.
+#[derive(Clone, Default)]
+pub struct Links {
+    all: Arc<OnceLock<Vec<Arc<dyn Plugin>>>>,
+}
+
+impl Links {
+    /// Says which they are; only the first word counts.
+    pub fn set(&self, links: &[Arc<dyn Plugin>]) {
+        self.all.get_or_init(|| links.to_vec());
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Arc<dyn Plugin>> {
+        self.all.get().into_iter().flatten()
+    }
+
+    /// The apexes of all zones that can be handed out whole.
+    pub fn zones_held(&self) -> Vec<Name> {
+        self.iter().flat_map(|link| link.zones_held()).collect()
+    }
+
+    /// What the first link that holds the zone has of it.
+    pub fn content(&self, apex: NameRef<'_>) -> Held {
+        self.iter()
+            .map(|link| link.content(apex))
+            .find(|held| !matches!(held, Held::Nothing))
+            .unwrap_or(Held::Nothing)
     }
 }
 

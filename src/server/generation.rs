@@ -15,7 +15,7 @@ use crate::chain::plugin::Plugin;
 use crate::corefile::key::{Key, Scheme, is_host_like};
 use crate::plugin::BuildError;
 use crate::plugin::configure::BlockConfig;
-use crate::server::assembly::{Assembly, Plan, Upstreams};
+use crate::server::assembly::{Assembly, Links, Plan, Upstreams};
 use crate::server::lent::ClusterSlot;
 use crate::server::process::Process;
 use crate::telemetry::metrics::ServerMetrics;
@@ -86,7 +86,9 @@ impl Generation {
         let built: Result<(), BuildError> = blocks.iter().try_for_each(|block| {
             plan.upstreams = Upstreams::default();
             plan.cluster = ClusterSlot::default();
+            plan.links = Links::default();
             let links = build_links(block, defaults, process, &mut plan)?;
+            plan.links.set(&links);
             let addresses = plan.bind.take();
             place_block(block, &links, addresses.as_deref(), defaults, &mut served)
         });

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::wire::name::NameRef;
+use crate::wire::name::{NameBuf, NameRef};
 
 /// The address that a reverse name stands for (RFC 1035, section 3.5; RFC 3596, section 2.5). None if the name is no
 /// whole address, or writes a number as nobody would (`01`). An IPv4-mapped address comes back as IPv4.
@@ -26,6 +26,32 @@ pub fn address_of(name: NameRef<'_>) -> Option<IpAddr> {
         }
         _ => None,
     }
+}
+
+/// The reverse name of an address, in lower case.
+pub fn name_of(address: IpAddr) -> NameBuf {
+    const FITS: &str = "a reverse name has at most 74 octets";
+    let mut name = NameBuf::new();
+    let family: &[u8] = match address {
+        IpAddr::V4(address) => {
+            for octet in address.octets().iter().rev() {
+                name.push_label(octet.to_string().as_bytes()).expect(FITS);
+            }
+            b"in-addr"
+        }
+        IpAddr::V6(address) => {
+            for octet in address.octets().iter().rev() {
+                for nibble in [octet & 15, octet >> 4] {
+                    name.push_label(&[b"0123456789abcdef"[usize::from(nibble)]])
+                        .expect(FITS);
+                }
+            }
+            b"ip6"
+        }
+    };
+    name.push_label(family).expect(FITS);
+    name.push_label(b"arpa").expect(FITS);
+    name
 }
 
 fn ends_with(mut labels: crate::wire::name::Labels<'_>, family: &[u8]) -> bool {
@@ -93,5 +119,15 @@ mod tests {
         }
         let long = format!("10.{}ip6.arpa", "0.".repeat(31));
         assert_eq!(address(&long), None);
+    }
+
+    #[test]
+    fn an_address_is_found_again_in_its_reverse_name() {
+        for text in ["10.1.0.255", "fd00:1::2f", "::"] {
+            let address: IpAddr = text.parse().expect("an address");
+            assert_eq!(address_of(name_of(address).as_ref()), Some(address));
+        }
+        let name = name_of([10, 1, 0, 255].into());
+        assert_eq!(name.as_ref().to_string(), "255.0.1.10.in-addr.arpa.");
     }
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use fingerpost::chain::deferred::Outcome;
 use fingerpost::chain::exchange::{Arrival, Protocol};
+use fingerpost::chain::plugin::Next;
 use fingerpost::corefile::parser;
 use fingerpost::plugin::configure::configure;
 use fingerpost::server::generation::{Generation, ServeDefaults};
@@ -21,7 +22,7 @@ use fingerpost::zone::Zones;
 pub(crate) struct Server {
     zones: Arc<Zones>,
     _generation: Generation,
-    _runtime: tokio::runtime::Runtime,
+    runtime: tokio::runtime::Runtime,
 }
 
 impl Server {
@@ -45,7 +46,7 @@ impl Server {
         Self {
             zones,
             _generation: generation,
-            _runtime: runtime,
+            runtime,
         }
     }
 
@@ -78,6 +79,62 @@ impl Server {
             Outcome::Deferred(_) | Outcome::Drop => panic!("every answer is in memory"),
         }
     }
+
+    /// Asks for a zone over TCP from `client`; every message of the reply. With a serial it is IXFR.
+    #[allow(dead_code, reason = "each test uses its part of the kit")]
+    pub(crate) fn transfer(
+        &self,
+        zone: &str,
+        serial: Option<u32>,
+        client: [u8; 4],
+    ) -> Vec<Vec<u8>> {
+        let arrival = Arrival {
+            client: (client, 40212).into(),
+            local: ([127, 0, 0, 1], 53).into(),
+            protocol: Protocol::Tcp,
+            received: Instant::now(),
+            alias_depth: 0,
+        };
+        let mut out = Vec::new();
+        match self
+            .zones
+            .answer(&transfer_query(zone, serial), arrival, &mut out)
+        {
+            Outcome::Reply => vec![out],
+            Outcome::Drop => panic!("a transfer is not dropped"),
+            Outcome::Deferred(deferred) => {
+                let first = self.runtime.block_on(deferred.finish_all()).unwrap();
+                let mut messages = vec![first.message];
+                if let Some(mut rest) = first.rest {
+                    loop {
+                        let mut message = Vec::new();
+                        let next = rest.next(&mut message);
+                        messages.push(message);
+                        if next != Next::More {
+                            assert_eq!(next, Next::Last);
+                            break;
+                        }
+                    }
+                }
+                messages
+            }
+        }
+    }
+}
+
+/// AXFR, or IXFR from this serial (RFC 1995, section 3: the SOA that the client has).
+#[allow(dead_code, reason = "each test uses its part of the kit")]
+pub(crate) fn transfer_query(zone: &str, serial: Option<u32>) -> Vec<u8> {
+    let ixfr = serial.is_some();
+    let mut message = vec![0, 9, 0, 0, 0, 1, 0, 0, 0, u8::from(ixfr), 0, 0];
+    message.extend_from_slice(Name::from_text(zone).unwrap().as_ref().as_wire());
+    message.extend_from_slice(&[0, if ixfr { 251 } else { 252 }, 0, 1]);
+    if let Some(serial) = serial {
+        message.extend_from_slice(&[0xc0, 12, 0, 6, 0, 1, 0, 0, 0, 0, 0, 22, 0, 0]);
+        message.extend_from_slice(&serial.to_be_bytes());
+        message.extend_from_slice(&[0; 16]);
+    }
+    message
 }
 
 /// What is compared of a reply.
@@ -109,7 +166,7 @@ pub(crate) fn shown(reply: &[u8]) -> Shown {
     }
 }
 
-fn record_text(reply: &[u8], record: &RecordRef<'_>) -> String {
+pub(crate) fn record_text(reply: &[u8], record: &RecordRef<'_>) -> String {
     let at = record.rdata_at;
     let name = |at: usize| expand_name(reply, at).unwrap();
     let rdata = match record.record_type {

@@ -14,11 +14,11 @@ use crate::wire::record::Section;
 use crate::wire::writer::{Owner, ReplyWriter, SoaTimes};
 
 /// The version of the DNS schema that Kubernetes clients may ask for, and its TTL in seconds.
-const SCHEMA_VERSION: &[u8] = b"1.1.0";
-const SCHEMA_TTL: u32 = 28_800;
+pub(super) const SCHEMA_VERSION: &[u8] = b"1.1.0";
+pub(super) const SCHEMA_TTL: u32 = 28_800;
 
 /// The longest that a denial is kept, in seconds.
-const SOA_TTL_MAX: u32 = 300;
+pub(super) const SOA_TTL_MAX: u32 = 300;
 
 /// What an SOA of ours is written from.
 #[derive(Clone, Copy)]
@@ -29,16 +29,21 @@ pub(super) struct Soa {
     pub(super) serial: u32,
 }
 
+/// The numbers of an SOA of ours.
+pub(super) fn soa_times(serial: u32, ttl: u32) -> SoaTimes {
+    SoaTimes {
+        serial,
+        refresh: 7200,
+        retry: 1800,
+        expire: 86_400,
+        minimum: ttl,
+    }
+}
+
 impl Soa {
     pub(super) fn write(self, reply: &mut ReplyWriter<'_>) {
         let ttl = self.ttl.min(SOA_TTL_MAX);
-        let times = SoaTimes {
-            serial: self.serial,
-            refresh: 7200,
-            retry: 1800,
-            expire: 86_400,
-            minimum: self.ttl,
-        };
+        let times = soa_times(self.serial, self.ttl);
         let zone = self.split;
         reply.record(
             Owner::QuestionSuffix(zone),

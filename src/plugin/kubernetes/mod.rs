@@ -18,6 +18,7 @@ mod name;
 mod nameserver;
 mod option;
 mod reverse;
+mod zone;
 
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 
 use arc_swap::Guard;
 
+use crate::chain::content::Held;
 use crate::chain::exchange::Exchange;
 use crate::chain::plugin::{Plugin, Step};
 use crate::cluster::scope::Scope;
@@ -58,6 +60,7 @@ enum PodMode {
     Verified,
 }
 
+#[derive(Clone)]
 struct Kubernetes {
     scope: Arc<Scope>,
     /// The longest first.
@@ -143,6 +146,14 @@ impl Plugin for Kubernetes {
 
     fn may_own(&self) -> bool {
         true
+    }
+
+    fn zones_held(&self) -> Vec<Name> {
+        self.zones.to_vec()
+    }
+
+    fn content(&self, apex: NameRef<'_>) -> Held {
+        self.zone(apex)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::wire::writer::{Owner, ReplyWriter};
 
 impl Kubernetes {
     /// Names and addresses of the name servers, each pair once.
-    fn name_servers(&self, zone: NameRef<'_>) -> Vec<(Name, IpAddr)> {
+    pub(super) fn name_servers(&self, zone: NameRef<'_>) -> Vec<(Name, IpAddr)> {
         let mut all = Vec::new();
         let mut found = false;
         for &local in &self.local_addresses {

@@ -19,10 +19,17 @@ impl Kubernetes {
 
     /// Writes a PTR record for each name of an address.
     pub(super) fn write_pointers(&self, address: IpAddr, reply: &mut ReplyWriter<'_>) {
+        self.for_targets(address, |target| {
+            reply.name_record(Owner::Question, RecordType::PTR, self.ttl, target.as_ref());
+        });
+    }
+
+    /// Calls `each` for the target of each PTR record of an address.
+    pub(super) fn for_targets(&self, address: IpAddr, mut each: impl FnMut(&NameBuf)) {
         self.for_pointers(address, |slot, backend| {
             // A name that would be too long is none.
             if let Some(target) = self.target(slot, backend) {
-                reply.name_record(Owner::Question, RecordType::PTR, self.ttl, target.as_ref());
+                each(&target);
             }
         });
     }
