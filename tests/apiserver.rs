@@ -414,7 +414,7 @@ fn an_unknown_token_is_refused_and_nothing_counts_as_synced() {
             ..Surroundings::default()
         };
         let watched = watch(&ApiSource::Default, &around, &[Resource::Namespaces]);
-        let refused = [("resource", "namespaces"), ("reason", "forbidden")];
+        let refused = [("resource", "namespaces"), ("reason", "unauthorized")];
         while watched.count("fingerpost_kubernetes_watch_failures_total", &refused) == 0 {
             std::thread::park_timeout(Duration::from_millis(5));
         }

@@ -344,12 +344,9 @@ fn a_history_that_was_exchanged_behind_our_back_is_taken_over() {
 #[test]
 fn more_than_a_few_losses_are_one_list_and_counted_each() {
     let bed = Bed::new(&[Services]);
-    bed.model.hold();
-    for number in 0..100 {
-        let object = object(Services, &format!("new-{number}"), "10.0.0.4");
-        bed.model.set(Services, object, Wire::Loses);
-    }
-    bed.model.release();
+    let names = (0..100).map(|number| format!("new-{number}"));
+    let objects = names.map(|name| object(Services, &name, "10.0.0.4"));
+    bed.model.set_all(Services, objects.collect(), Wire::Loses);
     bed.wait("the repair", |bed| bed.known(Services, "new-99").is_some());
     bed.wait_for_end("same");
     assert!((0..100).all(|number| bed.known(Services, &format!("new-{number}")).is_some()));
@@ -359,24 +356,20 @@ fn more_than_a_few_losses_are_one_list_and_counted_each() {
 
 #[test]
 fn objects_that_dns_has_no_use_for_are_looked_at_once() {
-    let bed = Bed::new(&[Pods]);
-    let mut pending = object(Pods, "pending", "");
-    pending["status"] = json!({"phase": "Pending"});
-    bed.model.set(Pods, pending, Wire::Loses);
+    let bed = Bed::new(&[EndpointSlices]);
+    // Of no Service.
+    let mut stray = object(EndpointSlices, "stray", "10.0.0.5");
+    stray["metadata"]["labels"] = json!({});
+    bed.model.set(EndpointSlices, stray, Wire::Loses);
     bed.wait_for_end("same");
     bed.wait_for_end("same");
-    let applied = |bed: &Bed| {
-        let writes = bed.writes();
-        writes
-            .iter()
-            .filter(|write| *write == "apply pending")
-            .count()
-    };
-    assert_eq!((applied(&bed), bed.repaired(Pods)), (1, 0));
+    let writes = bed.writes();
+    let applied = writes.iter().filter(|write| *write == "apply stray");
+    assert_eq!((applied.count(), bed.repaired(EndpointSlices)), (1, 0));
     // Until it changes.
-    bed.model
-        .set(Pods, object(Pods, "pending", "10.0.0.5"), Wire::Loses);
-    bed.wait("the repair", |bed| bed.repaired(Pods) == 1);
+    let changed = object(EndpointSlices, "stray", "10.0.0.5");
+    bed.model.set(EndpointSlices, changed, Wire::Loses);
+    bed.wait("the repair", |bed| bed.repaired(EndpointSlices) == 1);
 }
 
 #[test]

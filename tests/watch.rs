@@ -505,6 +505,137 @@ fn a_renewed_token_is_used_for_the_next_request_and_a_missing_file_changes_nothi
 }
 
 #[test]
+fn a_bookmark_of_the_past_does_not_take_us_back() {
+    let bookmark = |version: u32| {
+        format!(
+            r#"{{"type":"BOOKMARK","object":{{"metadata":{{"resourceVersion":"{version}"}}}}}}"#
+        )
+    };
+    let more = [
+        bookmark(30),
+        bookmark(20),
+        namespace("ADDED", "b", 31),
+        bookmark(25),
+    ];
+    let watched = watch(move |asked| match asked.nth {
+        0 => list(&["a"], 10, &more, Then::Cut),
+        1 => Answer::json(200, r#"{"items":[]}"#),
+        _ => Answer::events(&[], Then::Hold),
+    });
+    watched.wait_for_names(&["/a", "/b"]);
+    watched.api.next();
+    assert!(watched.api.next().uri.ends_with("&resourceVersion=31"));
+    assert!(watched.api.next().uri.contains("&resourceVersion=31&"));
+}
+
+#[test]
+fn a_server_that_asks_for_time_gets_it_up_to_a_bound() {
+    let pace = Pace {
+        retry_after_max: Duration::from_millis(300),
+        ..pace()
+    };
+    let began = Instant::now();
+    let watched = watch_at(pace, &[Namespaces], |asked| match asked.nth {
+        0 => Answer::Reply(
+            429,
+            "text/plain",
+            "Retry-After: 3600\r\n",
+            vec![],
+            Then::End,
+        ),
+        1 => Answer::Reply(
+            503,
+            "text/plain",
+            "Retry-After: Fri, 31 Dec 2100 23:59:59 GMT\r\n",
+            vec![],
+            Then::End,
+        ),
+        _ => list(&["a"], 10, &[], Then::Hold),
+    });
+    watched.wait_for_names(&["/a"]);
+    assert!(began.elapsed() >= Duration::from_millis(300));
+    assert_eq!(watched.failures("namespaces", "refused"), 2);
+}
+
+/// A kubeconfig with one user.
+fn kubeconfig(folder: &std::path::Path, url: &str, user: &str) -> ApiSource {
+    let path = folder.join("config");
+    let text = format!(
+        "current-context: here\ncontexts: [{{name: here, context: {{cluster: here, user: me}}}}]\n\
+         clusters: [{{name: here, cluster: {{server: \"{url}\"}}}}]\n\
+         users: [{{name: me, user: {user}}}]\n"
+    );
+    std::fs::write(&path, text).unwrap();
+    ApiSource::Kubeconfig {
+        path,
+        context: None,
+    }
+}
+
+#[test]
+fn a_kubeconfig_that_was_renewed_is_read_again_when_the_server_refuses_the_old_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let api = FakeApi::start(|asked| match asked.header("authorization") {
+        Some("Bearer second") => list(&["a"], 10, &[], Then::Hold),
+        _ => Answer::refusal(401, "Unauthorized"),
+    });
+    let url = api.url();
+    let source = kubeconfig(folder.path(), &url, "{token: first}");
+    let connection = Connection::of(&source, &Surroundings::default()).unwrap();
+    let pace = Pace {
+        renew_min: Duration::ZERO,
+        ..pace()
+    };
+    let watched = watch_over(connection, pace, &[Namespaces], api);
+    while watched.failures("namespaces", "unauthorized") == 0 {
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    kubeconfig(folder.path(), &url, "{token: second}");
+    watched.wait_for_names(&["/a"]);
+    assert_eq!(watched.handle.status()[0].trouble, None);
+}
+
+#[test]
+fn a_credential_program_that_hangs_holds_up_no_other_cluster() {
+    let folder = tempfile::tempdir().unwrap();
+    let calls = folder.path().join("calls");
+    let program = format!(
+        "{{exec: {{apiVersion: client.authentication.k8s.io/v1, command: sh, interactiveMode: Never, \
+         args: [-c, \"echo >> {0}; while test -e {0}; do sleep 0.01; done; exit 1\"]}}}}",
+        calls.display()
+    );
+    let hung = FakeApi::start(|_| Answer::Silence);
+    let source = kubeconfig(folder.path(), &hung.url(), &program);
+    let stuck = Connection::of(&source, &Surroundings::default()).unwrap();
+    let pace = Pace {
+        reply: Duration::from_millis(50),
+        ..pace()
+    };
+    let first = watch_over(stuck, pace, &[Namespaces], hung);
+    while first.failures("namespaces", "credentials") < 3 {
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    // One program, however often it was waited for.
+    assert_eq!(std::fs::read_to_string(&calls).unwrap(), "\n");
+    // Another cluster of the same process, on the same thread.
+    let api = FakeApi::start(|_| list(&["a"], 10, &[], Then::Hold));
+    let source = ApiSource::Endpoint {
+        url: api.url(),
+        tls: None,
+    };
+    let connection = Connection::of(&source, &Surroundings::default()).unwrap();
+    let plan = WatchPlan {
+        resources: vec![Namespaces],
+        ..WatchPlan::default()
+    };
+    let sink = Recorder::new();
+    let second = start_on(connection, plan, sink.clone(), &first.process, pace).unwrap();
+    sink.wait("the list", |heard| heard.lists_of(Namespaces) == 1);
+    drop(second);
+    std::fs::remove_file(&calls).unwrap();
+}
+
+#[test]
 fn dropping_the_handle_ends_the_watch() {
     let Watched {
         api,

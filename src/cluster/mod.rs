@@ -79,7 +79,8 @@ pub trait ObjectSink: Send + Sync + 'static {
     /// The list is complete: what it did not name is gone. From the first one on, the resource is synced.
     fn list_finished(&self, resource: Resource);
 
-    /// An object was added or changed.
+    /// An object was added or changed. One that is known in a newer version stays: versions are compared where they are
+    /// numbers.
     fn applied(&self, object: Object);
 
     /// An object was deleted.
@@ -243,7 +244,9 @@ impl ObjectSink for Cluster {
     }
 
     fn listed(&self, object: Object) {
-        self.applied(object);
+        let resource = object.resource();
+        let change = self.store().apply(object, &self.table);
+        self.note(resource, change);
     }
 
     fn list_finished(&self, resource: Resource) {
@@ -262,7 +265,13 @@ impl ObjectSink for Cluster {
 
     fn applied(&self, object: Object) {
         let resource = object.resource();
-        let change = self.store().apply(object, &self.table);
+        let change = {
+            let mut store = self.store();
+            if store.is_newer_than(&object) {
+                return;
+            }
+            store.apply(object, &self.table)
+        };
         self.note(resource, change);
     }
 

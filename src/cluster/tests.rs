@@ -116,6 +116,20 @@ fn a_change_of_address_moves_the_reverse_entry() {
 }
 
 #[test]
+fn an_event_of_the_past_is_passed_over_and_a_list_of_the_past_is_not() {
+    let cluster = cluster();
+    cluster.applied(cluster_ip("web", "12", "10.0.0.2"));
+    cluster.applied(cluster_ip("web", "9", "10.0.0.1"));
+    assert_eq!(owners(&cluster, "10.0.0.2"), ["web.shop"]);
+    assert!(owners(&cluster, "10.0.0.1").is_empty());
+    // Data restored from a backup come with a list.
+    cluster.list_started(Resource::Services);
+    cluster.listed(cluster_ip("web", "9", "10.0.0.1"));
+    cluster.list_finished(Resource::Services);
+    assert_eq!(owners(&cluster, "10.0.0.1"), ["web.shop"]);
+}
+
+#[test]
 fn a_relist_without_a_change_touches_nothing() {
     let cluster = cluster();
     let feed = |version: &str| {

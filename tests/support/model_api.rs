@@ -62,21 +62,17 @@ impl Model {
     }
 
     /// Adds or changes an object. Returns its version.
-    pub fn set(&self, resource: Resource, mut object: Value, wire: Wire) -> u64 {
+    pub fn set(&self, resource: Resource, object: Value, wire: Wire) -> u64 {
+        self.with(|inner| inner.set(resource, object, wire))
+    }
+
+    /// The same for many, between which nobody can look.
+    pub fn set_all(&self, resource: Resource, objects: Vec<Value>, wire: Wire) {
         self.with(|inner| {
-            inner.now.version += 10;
-            let version = inner.now.version;
-            object["metadata"]["resourceVersion"] = json!(version.to_string());
-            let key = key(resource, &object);
-            let kind = match inner.now.objects.insert(key, object.clone()) {
-                None => "ADDED",
-                Some(_) => "MODIFIED",
-            };
-            if wire == Wire::Delivers {
-                inner.send(resource, event(kind, &object));
+            for object in objects {
+                inner.set(resource, object, wire);
             }
-            version
-        })
+        });
     }
 
     /// Takes an object away.
@@ -169,6 +165,21 @@ impl Model {
 }
 
 impl Inner {
+    fn set(&mut self, resource: Resource, mut object: Value, wire: Wire) -> u64 {
+        self.now.version += 10;
+        let version = self.now.version;
+        object["metadata"]["resourceVersion"] = json!(version.to_string());
+        let key = key(resource, &object);
+        let kind = match self.now.objects.insert(key, object.clone()) {
+            None => "ADDED",
+            Some(_) => "MODIFIED",
+        };
+        if wire == Wire::Delivers {
+            self.send(resource, event(kind, &object));
+        }
+        version
+    }
+
     fn send(&mut self, resource: Resource, line: String) {
         match &mut self.held {
             Some(held) => held.push((resource, line)),

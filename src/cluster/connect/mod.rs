@@ -8,7 +8,8 @@
 //! ```
 //!
 //! [`Connection::of`] reads files and nothing else. Rotation: the token file is read again for every request (a watch
-//! makes one in five minutes), CA files every minute by kube's verifier, so neither needs a restart.
+//! makes one in five minutes), CA files every minute by kube's verifier; the rest when the server refuses what we have. So
+//! nothing needs a restart.
 
 /// From each kind of source to kube's configuration.
 mod config;
@@ -80,6 +81,8 @@ impl Surroundings {
 /// Everything needed to talk to an API server.
 #[derive(Debug)]
 pub struct Connection {
+    source: ApiSource,
+    around: Surroundings,
     config: Config,
     token: Option<TokenFile>,
     host: String,
@@ -113,12 +116,27 @@ impl Connection {
             )));
         }
         let connection = Self {
+            source: source.clone(),
+            around: around.clone(),
             config,
             token,
             host,
         };
-        connection.check_certificates()?;
+        // To look at the certificates of a program, kube runs it. It is not waited for here.
+        if !connection.runs_a_program() {
+            connection.check_certificates()?;
+        }
         Ok(connection)
+    }
+
+    /// The same, from what the files hold now.
+    pub(crate) fn again(&self) -> Result<Self, ConnectError> {
+        Self::of(&self.source, &self.around)
+    }
+
+    /// Whether making a client runs a program that a kubeconfig names, which may take any time.
+    pub(crate) fn runs_a_program(&self) -> bool {
+        self.config.auth_info.exec.is_some() || self.config.auth_info.auth_provider.is_some()
     }
 
     /// Host and port of the API server, as metrics and log lines name it.

@@ -1,7 +1,7 @@
 //! What is known, for who compares it with the source: versions by name, and what a list did not name.
 
 use super::{Key, Seen, Store, Version, label, object_key, service_key};
-use crate::cluster::objects::{Meta, Resource};
+use crate::cluster::objects::{Meta, Object, Resource};
 
 impl Store {
     /// The objects that a comparison confirms from here on are told from those that it does not.
@@ -33,6 +33,21 @@ impl Store {
         namespace: &str,
         name: &str,
     ) -> Option<Box<str>> {
+        let version = self.known_version(resource, namespace, name)?;
+        Some(version.to_text())
+    }
+
+    /// Whether an event is told again, or late: only a list may take us back.
+    pub(in crate::cluster) fn is_newer_than(&self, object: &Object) -> bool {
+        let meta = object.meta();
+        let known = self.known_version(object.resource(), &meta.namespace, &meta.name);
+        match (known, Version::of(&meta.resource_version)) {
+            (Some(Version::Number(known)), Version::Number(new)) => known > new,
+            _ => false,
+        }
+    }
+
+    fn known_version(&self, resource: Resource, namespace: &str, name: &str) -> Option<Version> {
         let key = key_of(resource, namespace, name)?;
         let seen = match resource {
             Resource::Namespaces => self.namespaces.get(&key),
@@ -41,10 +56,10 @@ impl Store {
                 record.service.as_ref().map(|known| &known.seen)
             }
             Resource::EndpointSlices => self.slices.get(&key).map(|record| &record.seen),
-            Resource::Pods => return self.pods.version_of(&key).map(|version| version.to_text()),
+            Resource::Pods => return self.pods.version_of(&key),
             Resource::ServiceImports => None,
         };
-        seen.map(|seen| seen.version.to_text())
+        seen.map(|seen| seen.version.clone())
     }
 
     /// What the comparison has not confirmed, at most so many.

@@ -25,7 +25,9 @@ pub(super) enum Failure {
     Expired,
     /// Our version lies in the server's future.
     Ahead,
-    /// We may not list and watch (401, 403).
+    /// The server does not know us (401): a token or certificate ran out, mostly.
+    Unauthorized(Status),
+    /// We may not list and watch (403).
     Forbidden(Status),
     /// Any other refusal.
     Refused(Status),
@@ -41,7 +43,8 @@ impl Failure {
         match status.code {
             _ if status.is_ahead() => Self::Ahead,
             410 => Self::Expired,
-            401 | 403 => Self::Forbidden(status),
+            401 => Self::Unauthorized(status),
+            403 => Self::Forbidden(status),
             _ => Self::Refused(status),
         }
     }
@@ -54,6 +57,7 @@ impl Failure {
             Self::Silent { .. } => "silent",
             Self::Expired => "expired",
             Self::Ahead => "ahead",
+            Self::Unauthorized(_) => "unauthorized",
             Self::Forbidden(_) => FORBIDDEN,
             Self::Refused(_) => "refused",
             Self::Garbled(_) => "garbled",
@@ -94,7 +98,10 @@ impl Failure {
 
     /// Whether it concerns the server as a whole, not one resource.
     pub(super) fn is_of_server(&self) -> bool {
-        matches!(self, Self::Credentials(_) | Self::Unreachable(_))
+        matches!(
+            self,
+            Self::Credentials(_) | Self::Unreachable(_) | Self::Unauthorized(_)
+        )
     }
 
     /// How long the server wants us to stay away.
@@ -125,6 +132,13 @@ impl std::fmt::Display for Failure {
             Self::Expired => f.write_str("the changes since our version are gone (410)"),
             Self::Ahead => {
                 f.write_str("the server is behind our version: its data were restored, or it lags")
+            }
+            Self::Unauthorized(status) => {
+                write!(
+                    f,
+                    "it does not know us: {} ({})",
+                    status.message, status.code
+                )
             }
             Self::Forbidden(status) | Self::Refused(status) => {
                 write!(f, "{} ({})", status.message, status.code)

@@ -113,6 +113,8 @@ impl Follower {
         let pace = &self.link.pace;
         self.link.metrics.failed(self.resource, failure.reason());
         self.link.journal.failed(self.resource, failure);
+        self.link.failed(failure);
+        self.progress.failed(failure);
         self.suspicious = true;
         self.json_only |= failure.is_not_acceptable() || matches!(failure, Failure::Garbled(_));
         let outage = self
@@ -130,11 +132,16 @@ impl Follower {
         }
         let delay = match failure {
             Failure::Unreachable(_) => self.away.next(pace.delay_min, pace.connect_delay_max),
-            Failure::Forbidden(_) => self.refused.next(pace.delay_min, pace.refused_delay_max),
+            Failure::Forbidden(_) | Failure::Unauthorized(_) => {
+                self.refused.next(pace.delay_min, pace.refused_delay_max)
+            }
             _ => self.refused.next(pace.delay_min, pace.delay_max),
         };
         match failure.retry_after() {
-            Some(asked) => delay.max(asked.min(pace.retry_after_max)),
+            Some(asked) => {
+                let asked = asked.min(pace.retry_after_max);
+                delay.max(asked.mul_f64(1.0 + chance() / 10.0))
+            }
             None => delay,
         }
     }
@@ -234,7 +241,7 @@ impl Follower {
         } = stream;
         let mut frames = Frames::new(encoding.framing());
         self.heard();
-        self.progress.connected.store(true, Ordering::Relaxed);
+        self.progress.opened();
         self.link.journal.recovered(self.resource);
         if listing {
             self.list_begun();
@@ -284,7 +291,7 @@ impl Follower {
         match event {
             Event::Set(object) if listing => self.sink.listed(object),
             Event::Set(object) => {
-                self.progress.set_version(&object.meta().resource_version);
+                self.progress.advance(&object.meta().resource_version);
                 self.sink.applied(object);
             }
             // The list may overlap with changes that came while it was made.
@@ -292,7 +299,7 @@ impl Follower {
                 self.sink
                     .deleted(self.resource, &meta.namespace, &meta.name);
                 if !listing {
-                    self.progress.set_version(&meta.resource_version);
+                    self.progress.advance(&meta.resource_version);
                 }
             }
             Event::Bookmark { version, list_ends } => {
@@ -301,7 +308,7 @@ impl Follower {
                     return Ok(false);
                 }
                 if !listing {
-                    self.progress.set_version(&version);
+                    self.progress.advance(&version);
                 }
             }
             Event::Error(status) => return Err(Failure::refused(status)),

@@ -70,6 +70,16 @@ impl Journal {
             Failure::Expired | Failure::Ahead => {
                 format!("listing `{name}` again from API server `{host}`: {failure}")
             }
+            Failure::Credentials(why) => {
+                format!(
+                    "no credentials for API server `{host}`: {why}; trying again, and serving what is known"
+                )
+            }
+            Failure::Unauthorized(_) => {
+                format!(
+                    "no use of API server `{host}`: {failure}; trying again, and serving what is known"
+                )
+            }
             _ if scope.is_none() => {
                 format!(
                     "no connection to API server `{host}`: {failure}; trying again, and serving what is known"

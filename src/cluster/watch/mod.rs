@@ -59,6 +59,9 @@ mod reconcile;
 /// What is asked of the API server.
 mod request;
 
+/// The client, and when it is made anew.
+mod session;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,6 +131,8 @@ pub struct WatchStatus {
     pub confirmed_for: Option<Duration>,
     /// What we have is the state of this version; none before the first list.
     pub resource_version: Option<String>,
+    /// What went wrong since the watch was last open: a word for programs, and a sentence.
+    pub trouble: Option<(&'static str, String)>,
 }
 
 impl WatchHandle {

@@ -24,10 +24,12 @@ pub struct Pace {
     pub connect_delay_max: Duration,
     /// The longest delay while we are not allowed to watch. Somebody has to change a role first.
     pub refused_delay_max: Duration,
-    /// The longest delay that the server may ask for (`Retry-After`).
+    /// The longest delay that the server may ask for (`Retry-After`), jitter aside.
     pub retry_after_max: Duration,
     /// Nothing heard for longer than this: the list is asked for again instead of resuming.
     pub outage_max: Duration,
+    /// Credentials that were refused are read again when those we use have this age.
+    pub renew_min: Duration,
     /// For the watch to reach the version of a list that it is compared with. A bookmark brings it there.
     pub catch_up: Duration,
     /// For a list that a comparison asked for.
@@ -48,6 +50,7 @@ impl Default for Pace {
             refused_delay_max: Duration::from_secs(15),
             retry_after_max: Duration::from_secs(30),
             outage_max: Duration::from_secs(60),
+            renew_min: Duration::from_secs(10),
             catch_up: Duration::from_secs(90),
             relist: Duration::from_secs(10 * 60),
         }

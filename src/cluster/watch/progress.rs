@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 
 use crate::cluster::objects::Resource;
 use crate::cluster::watch::WatchStatus;
+use crate::cluster::watch::failure::Failure;
 
 /// What someone else found out about a watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,6 +46,8 @@ pub(super) struct Progress {
     version: Mutex<Option<String>>,
     lists_begun: AtomicU64,
     lists_ended: AtomicU64,
+    /// What went wrong since the watch was open last: a word, and a sentence.
+    trouble: Mutex<Option<(&'static str, String)>>,
     wish: Mutex<Option<Wish>>,
     wished: Notify,
     advanced: Notify,
@@ -61,6 +64,7 @@ impl Default for Progress {
             version: Mutex::new(None),
             lists_begun: AtomicU64::new(0),
             lists_ended: AtomicU64::new(0),
+            trouble: Mutex::new(None),
             wish: Mutex::new(None),
             wished: Notify::new(),
             advanced: Notify::new(),
@@ -82,6 +86,16 @@ impl Progress {
         self.heard.age(self.began)
     }
 
+    /// A watch is open.
+    pub(super) fn opened(&self) {
+        self.connected.store(true, Ordering::Relaxed);
+        *lock(&self.trouble) = None;
+    }
+
+    pub(super) fn failed(&self, failure: &Failure) {
+        *lock(&self.trouble) = Some((failure.reason(), failure.to_string()));
+    }
+
     /// What we have was found to be what the server has.
     pub(super) fn confirmed(&self) {
         self.confirmed.set(self.began);
@@ -96,6 +110,19 @@ impl Progress {
         lock(&self.version).as_deref()?.parse().ok()
     }
 
+    /// An event or a bookmark brought us to this version. A smaller number than before is none of them: events come in
+    /// order.
+    pub(super) fn advance(&self, version: &str) {
+        let back = match (self.number(), version.parse::<u64>()) {
+            (Some(held), Ok(version)) => version < held,
+            _ => false,
+        };
+        if !back {
+            self.set_version(version);
+        }
+    }
+
+    /// The list that just ended is of this version, whatever came before.
     pub(super) fn set_version(&self, version: &str) {
         let mut held = lock(&self.version);
         let held = held.get_or_insert_default();
@@ -170,6 +197,7 @@ impl Progress {
             silent_for: self.silent_for(),
             confirmed_for: self.confirmed.age(self.began),
             resource_version: self.version(),
+            trouble: lock(&self.trouble).clone(),
         }
     }
 }

@@ -6,7 +6,6 @@ use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, RETRY_A
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use kube::client::Body;
-use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 use crate::cluster::connect::{Connection, chain, describe};
@@ -21,6 +20,7 @@ use crate::cluster::watch::json;
 use crate::cluster::watch::limit::{Limiter, Seat};
 use crate::cluster::watch::metrics::ClientMetrics;
 use crate::cluster::watch::pace::Pace;
+use crate::cluster::watch::session::Session;
 
 /// Objects asked for at a time where the list cannot be streamed.
 pub(super) const PAGE: usize = 500;
@@ -33,8 +33,7 @@ const REFUSAL_BYTES_MAX: usize = 64 << 10;
 
 /// Shared by the tasks of one plan.
 pub(super) struct Link {
-    connection: Connection,
-    client: OnceCell<kube::Client>,
+    session: Session,
     /// What is counted.
     pub(super) metrics: std::sync::Arc<ClientMetrics>,
     /// What is logged.
@@ -87,12 +86,18 @@ impl Link {
     ) -> Self {
         let journal = Journal::new(connection.host());
         Self {
-            connection,
-            client: OnceCell::new(),
+            session: Session::new(connection),
             metrics,
             journal,
             pace,
             limiter: Limiter::new(limits),
+        }
+    }
+
+    /// Draws the conclusions for the tasks of this plan from a failure of one.
+    pub(super) fn failed(&self, failure: &Failure) {
+        if matches!(failure, Failure::Unauthorized(_) | Failure::Unreachable(_)) {
+            self.session.doubt();
         }
     }
 
@@ -153,7 +158,7 @@ impl Link {
         let response = self.send(uri, accept).await?;
         let encoding = Encoding::of(&response);
         let body = collect(response.into_body(), PAGE_BYTES_MAX, self.pace.list_idle).await?;
-        self.metrics.took(self.connection.host(), began.elapsed());
+        self.metrics.took(self.session.host(), began.elapsed());
         Ok((encoding, body))
     }
 
@@ -166,30 +171,26 @@ impl Link {
             self.limiter.token().await;
             None
         };
-        self.metrics
-            .held_back(self.connection.host(), began.elapsed());
+        self.metrics.held_back(self.session.host(), began.elapsed());
         seat
     }
 
     /// Sends a request and waits for the head of its reply, which is a success.
     async fn send(&self, uri: &str, accept: &str) -> Result<Response<Body>, Failure> {
-        let client = self
-            .client
-            .get_or_try_init(|| async { self.connection.client() })
-            .await
-            .map_err(Failure::Credentials)?;
+        let pace = &self.pace;
+        let (client, bearer) = self.session.client(pace.reply, pace.renew_min).await?;
         let mut request = Request::get(uri)
             .header(ACCEPT, accept)
             // A compressed watch would be held back until a block of it is full.
             .header(ACCEPT_ENCODING, "identity")
             .header(USER_AGENT, user_agent());
-        if let Some(bearer) = self.connection.bearer() {
+        if let Some(bearer) = bearer {
             request = request.header(AUTHORIZATION, bearer);
         }
         let request = request
             .body(Body::empty())
             .map_err(|error| Failure::Unreachable(error.to_string()))?;
-        let host = self.connection.host();
+        let host = self.session.host();
         let reply = match timeout(self.pace.reply, client.send(request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
