@@ -168,6 +168,12 @@ const WALL_CLOCK: &[&str] = &[
     "plugin/kubernetes/build.rs",
     // A metric that is a time of day.
     "cluster/watch/metrics.rs",
+    // The age of a file that another run has left. Where it seems to come from the future it counts as new.
+    "cluster/mod.rs",
+    "cluster/snapshot/file.rs",
+    "cluster/snapshot/format.rs",
+    "cluster/snapshot/keeper.rs",
+    "cluster/snapshot/metrics.rs",
     // Signatures are valid from and to a time of day.
     "plugin/cache/mod.rs",
     "plugin/log/class.rs",

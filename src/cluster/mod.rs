@@ -58,13 +58,18 @@ pub mod thread;
 /// The same objects from files.
 pub mod manifests;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+/// The cluster on disk, for a start without the API server.
+pub mod snapshot;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch::Sender;
 
 use crate::cluster::objects::{Meta, Object, Resource};
 use crate::cluster::serial::Serial;
+use crate::cluster::store::export::Contents;
 use crate::cluster::store::{Change, Store};
 use crate::cluster::table::Table;
 
@@ -127,10 +132,25 @@ pub struct Cluster {
     store: Mutex<Store>,
     wanted: Box<[Resource]>,
     lists: [ListState; Resource::COUNT],
-    synced: Sender<bool>,
+    known: Sender<Known>,
+    /// When what stands in for the lists was true, in seconds since 1970, plus one; zero while nothing stands in.
+    restored: AtomicU64,
     serial: Serial,
     external_serial: Serial,
+    /// Changes that a snapshot would show.
+    changes: AtomicU64,
     observer: OnceLock<TriggerObserver>,
+}
+
+/// Where what we know comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    /// Some lists at most.
+    InPart,
+    /// A snapshot, until every resource was listed.
+    Restored,
+    /// Lists of every resource.
+    Synced,
 }
 
 #[derive(Default)]
@@ -147,9 +167,15 @@ impl Cluster {
             store: Mutex::new(Store::new(keep)),
             wanted: wanted.into(),
             lists: Default::default(),
-            synced: Sender::new(wanted.is_empty()),
+            known: Sender::new(if wanted.is_empty() {
+                Known::Synced
+            } else {
+                Known::InPart
+            }),
+            restored: AtomicU64::new(0),
             serial: Serial::default(),
             external_serial: Serial::default(),
+            changes: AtomicU64::new(0),
             observer: OnceLock::new(),
         }
     }
@@ -161,7 +187,23 @@ impl Cluster {
 
     /// Whether every resource was listed once. Never goes back.
     pub fn synced(&self) -> bool {
-        *self.synced.borrow()
+        *self.known.borrow() == Known::Synced
+    }
+
+    /// Whether there is something whole to answer from: the lists, or a snapshot. Never goes back.
+    pub fn servable(&self) -> bool {
+        *self.known.borrow() != Known::InPart
+    }
+
+    /// The time that the snapshot is of which stands in for the first lists; none from the moment they are in.
+    pub fn restored_from(&self) -> Option<SystemTime> {
+        let seconds = self.restored.load(Ordering::Relaxed).checked_sub(1)?;
+        UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+    }
+
+    /// Whether answers come from a snapshot. One relaxed load.
+    pub fn is_restored(&self) -> bool {
+        self.restored.load(Ordering::Relaxed) != 0
     }
 
     /// Whether this resource was listed once.
@@ -171,8 +213,17 @@ impl Cluster {
 
     /// Waits until every resource was listed once.
     pub async fn wait_synced(&self) {
-        let mut synced = self.synced.subscribe();
-        let waited = synced.wait_for(|&synced| synced).await;
+        self.wait_known(|known| known == Known::Synced).await;
+    }
+
+    /// Waits until there is something whole to answer from.
+    pub async fn wait_servable(&self) {
+        self.wait_known(|known| known != Known::InPart).await;
+    }
+
+    async fn wait_known(&self, enough: impl Fn(Known) -> bool) {
+        let mut known = self.known.subscribe();
+        let waited = known.wait_for(|&known| enough(known)).await;
         debug_assert!(waited.is_ok(), "the sender lives as long as we do");
     }
 
@@ -206,7 +257,55 @@ impl Cluster {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Counts the changes that a snapshot would show.
+    pub(in crate::cluster) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// Gives out all objects, some at a time, each time under a short hold of the writer's lock.
+    pub(in crate::cluster) fn export<E>(
+        &self,
+        mut each: impl FnMut(&Object) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut contents = Contents::of(&self.table);
+        let mut objects = Vec::new();
+        loop {
+            let more = contents.take(&self.store(), &mut objects);
+            objects.iter().try_for_each(&mut each)?;
+            objects.clear();
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes in the objects of a snapshot that was true at `saved_at`, and serves them until the lists are in. What
+    /// lists have told already stays. Returns how many objects were new.
+    pub fn restore(&self, objects: impl Iterator<Item = Object>, saved_at: SystemTime) -> usize {
+        let mut count = 0;
+        for object in objects {
+            // One hold an object: the watch may be listing at the same time.
+            count += usize::from(self.store().restore(object, &self.table));
+        }
+        self.serial.move_on();
+        self.external_serial.move_on();
+        let since = saved_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.known.send_if_modified(|known| {
+            let waiting = *known == Known::InPart;
+            if waiting {
+                *known = Known::Restored;
+                let seconds = since.as_secs().saturating_add(1);
+                self.restored.store(seconds, Ordering::Relaxed);
+            }
+            waiting
+        });
+        count
+    }
+
     fn note(&self, resource: Resource, change: Change) {
+        if change.zone || change.external || resource == Resource::Namespaces {
+            self.changes.fetch_add(1, Ordering::Release);
+        }
         if change.zone {
             self.serial.move_on();
         }
@@ -259,8 +358,14 @@ impl ObjectSink for Cluster {
             .wanted
             .iter()
             .all(|&resource| self.resource_synced(resource));
-        self.synced
-            .send_if_modified(|synced| all && !std::mem::replace(synced, all));
+        self.known.send_if_modified(|known| {
+            let news = all && *known != Known::Synced;
+            if news {
+                *known = Known::Synced;
+                self.restored.store(0, Ordering::Relaxed);
+            }
+            news
+        });
     }
 
     fn applied(&self, object: Object) {

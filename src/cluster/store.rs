@@ -5,6 +5,10 @@
 //! list ends is gone. So answers never flicker, and nothing is held twice.
 
 mod compare;
+
+/// The store as objects again.
+pub(in crate::cluster) mod export;
+
 mod pods;
 mod roster;
 mod service;
@@ -94,6 +98,8 @@ struct SliceRecord {
 pub(in crate::cluster) struct Store {
     keep: Keep,
     lists: [u32; Resource::COUNT],
+    /// Which of them have come to their end once.
+    listed: [bool; Resource::COUNT],
     namespaces: HashMap<Key, Seen>,
     services: HashMap<Key, Box<ServiceRecord>>,
     slices: HashMap<Key, SliceRecord>,
@@ -139,6 +145,7 @@ impl Store {
         Self {
             keep,
             lists: [0; Resource::COUNT],
+            listed: [false; Resource::COUNT],
             namespaces: HashMap::new(),
             services: HashMap::new(),
             slices: HashMap::new(),
@@ -162,6 +169,7 @@ impl Store {
         resource: Resource,
         table: &Table,
     ) -> Change {
+        self.listed[resource as usize] = true;
         let list = self.lists[resource as usize];
         let gone = |seen: &Seen| seen.list != list;
         let keys: Vec<Key> = match resource {
@@ -200,6 +208,10 @@ impl Store {
             list: self.lists[object.resource() as usize],
             version: Version::of(&object.meta().resource_version),
         };
+        self.put(object, seen, table)
+    }
+
+    fn put(&mut self, object: Object, seen: Seen, table: &Table) -> Change {
         match object {
             Object::Namespace(meta) => self.apply_namespace(&meta, seen, table),
             Object::Service(service) => self.apply_service(service, seen, table),

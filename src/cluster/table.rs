@@ -315,6 +315,11 @@ impl SliceView {
         self.origin.as_ref()?.cluster.as_deref()
     }
 
+    /// The topology zone of the endpoint at this place.
+    pub(in crate::cluster) fn zone_at(&self, place: usize) -> Option<Box<str>> {
+        self.origin.as_ref()?.zones.as_ref()?.text(place)
+    }
+
     /// Places of the endpoints in a topology zone: its labels in lower case, with their lengths.
     pub fn places_in_zone(&self, zone: &[u8]) -> impl Iterator<Item = usize> {
         let zones = self

@@ -64,6 +64,8 @@ impl ExtendedError {
     pub const STALE_ANSWER: u16 = 3;
     /// 14: Not Ready.
     pub const NOT_READY: u16 = 14;
+    /// 19: Stale NXDOMAIN Answer.
+    pub const STALE_NXDOMAIN_ANSWER: u16 = 19;
     /// 20: Not Authoritative.
     pub const NOT_AUTHORITATIVE: u16 = 20;
     /// 22: No Reachable Authority.

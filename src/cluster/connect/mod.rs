@@ -30,6 +30,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::{ClientBuilder, ConfigExt};
 use kube::config::Config;
+use sha2::{Digest, Sha256};
 use tower::{BoxError, ServiceExt};
 
 use crate::cluster::connect::token::TokenFile;
@@ -142,6 +143,19 @@ impl Connection {
     /// Host and port of the API server, as metrics and log lines name it.
     pub fn host(&self) -> &str {
         &self.host
+    }
+
+    /// What this API server differs from another in: its address, and the authority that it is known by. Many clusters
+    /// have theirs at 10.96.0.1.
+    pub(crate) fn server_key(&self) -> String {
+        let mut authority = Sha256::new();
+        let inline = self.config.root_cert.iter().flatten();
+        inline.for_each(|certificate| authority.update(certificate));
+        if let Some(path) = &self.config.root_cert_file {
+            // It was read a moment ago, when it was checked.
+            authority.update(std::fs::read(path).unwrap_or_default());
+        }
+        format!("{} {:x}", self.config.cluster_url, authority.finalize())
     }
 
     /// Certificates and keys are looked at before the first connection, so that a start or a reload can fail for them.

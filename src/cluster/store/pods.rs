@@ -2,7 +2,7 @@
 
 use hashbrown::HashMap;
 
-use crate::cluster::objects::Pod;
+use crate::cluster::objects::{Meta, Object, Pod};
 use crate::cluster::places::Place;
 use crate::cluster::store::roster::{Entry, KEY_MAX, Roster};
 use crate::cluster::store::{Key, Version, label, object_key};
@@ -91,6 +91,37 @@ impl Pods {
         old.and_then(|old| old.address) != new.address
     }
 
+    /// Takes in a Pod that an earlier run has seen, and no list yet.
+    pub(super) fn restore(&mut self, pod: &Pod, version: &Version, table: &Table) {
+        if pod.terminating {
+            // It had its address before it was on its way out, and keeps it.
+            let running = Pod {
+                terminating: false,
+                ..pod.clone()
+            };
+            self.apply(&running, &Version::Text(Box::default()), table);
+        }
+        self.apply(pod, version, table);
+        let key = object_key(&pod.meta.namespace, &pod.meta.name);
+        if let Some(entry) = self.roster.get(&key) {
+            let unseen = Entry {
+                seen: false,
+                ..entry
+            };
+            self.roster.set(&key, Some(&unseen));
+        }
+    }
+
+    /// Adds Pods with an address behind this name, at most so many. Returns the last name looked at; none at the end.
+    pub(super) fn export(&self, after: &[u8], max: usize, to: &mut Vec<Object>) -> Option<Key> {
+        let mut last = None;
+        for (key, entry) in self.roster.after(after, max) {
+            to.extend(pod_of(&key, &entry));
+            last = Some(key);
+        }
+        last
+    }
+
     /// Takes a Pod away; whether it had an address.
     pub(super) fn remove(&mut self, key: &[u8], table: &Table) -> bool {
         let Some(old) = self.roster.get(key) else {
@@ -176,6 +207,22 @@ impl Pods {
             table.places.set_namespace(label, None);
         }
     }
+}
+
+/// A Pod as an object; none without an address.
+fn pod_of(key: &[u8], entry: &Entry) -> Option<Object> {
+    let (namespace, name) = str::from_utf8(key).ok()?.split_once('/')?;
+    Some(Object::Pod(Pod {
+        meta: Meta {
+            namespace: namespace.into(),
+            name: name.into(),
+            resource_version: version_of(entry).to_text(),
+        },
+        ip: Some(entry.address?),
+        terminating: entry.going,
+        finished: false,
+        host_network: entry.host,
+    }))
 }
 
 /// The version of a Pod; an empty text where it was no number.

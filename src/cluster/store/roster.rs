@@ -295,6 +295,25 @@ impl Roster {
         }
     }
 
+    /// The Pods behind this name, in order, at most so many.
+    pub(super) fn after(&self, key: &[u8], max: usize) -> Vec<(Box<[u8]>, Entry)> {
+        let first = self.run_of(key).map_or(key, |(bound, _)| bound);
+        let from = (Bound::Included(first), Bound::Unbounded);
+        let mut after = Vec::new();
+        for run in self.runs.range::<[u8], _>(from).map(|(_, run)| run) {
+            let mut walk = Walk::new(run);
+            while let Some(place) = walk.next() {
+                if after.len() == max {
+                    return after;
+                }
+                if *walk.key > *key {
+                    after.push((walk.key.as_slice().into(), place.entry));
+                }
+            }
+        }
+        after
+    }
+
     /// The Pods that neither the list nor an event since its start has named, at most so many.
     pub(super) fn unseen(&self, max: usize) -> Vec<(Box<[u8]>, Entry)> {
         let mut unseen = Vec::new();

@@ -60,6 +60,21 @@ impl Zones {
         })
     }
 
+    /// The zone of the endpoint at this place, as an object spells it in lower case.
+    pub(in crate::cluster) fn text(&self, place: usize) -> Option<Box<str>> {
+        let name = self.names.get(usize::from(*self.of.get(place)?))?;
+        let (mut text, mut rest) = (Vec::with_capacity(name.len()), &**name);
+        while let Some((&length, behind)) = rest.split_first() {
+            let (label, behind) = behind.split_at_checked(length.into())?;
+            if !text.is_empty() {
+                text.push(b'.');
+            }
+            text.extend_from_slice(label);
+            rest = behind;
+        }
+        String::from_utf8(text).ok().map(Into::into)
+    }
+
     /// Places of the endpoints in this zone.
     pub(in crate::cluster) fn places(&self, zone: &[u8]) -> impl Iterator<Item = usize> {
         let wanted = self.names.iter().position(|name| **name == *zone);
@@ -135,6 +150,8 @@ mod tests {
         let zones = zones(&all, &mut HashSet::default()).expect("zones");
         assert_eq!(places(&zones, b"\x01a"), [0, 3]);
         assert_eq!(places(&zones, b"\x01b\x01c"), [2]);
+        assert_eq!(zones.text(2).as_deref(), Some("b.c"));
+        assert_eq!(zones.text(1), None);
         for missing in [b"\x01c".as_slice(), b"", b"\x01b"] {
             assert!(places(&zones, missing).is_empty());
         }

@@ -112,6 +112,7 @@ impl WatchPlan {
 pub struct WatchHandle {
     followed: Vec<(Resource, Arc<Progress>)>,
     host: String,
+    server_key: String,
     stop: CancellationToken,
     _thread: Arc<ClusterThread>,
 }
@@ -148,6 +149,11 @@ impl WatchHandle {
     pub fn host(&self) -> &str {
         &self.host
     }
+
+    /// What this API server differs from another in, also from one with the same address.
+    pub fn server_key(&self) -> &str {
+        &self.server_key
+    }
 }
 
 impl Drop for WatchHandle {
@@ -179,6 +185,7 @@ pub fn start_on(
     let metrics = process.metrics.families::<ClientMetrics>();
     let stop = CancellationToken::new();
     let host = connection.host().to_owned();
+    let server_key = connection.server_key();
     let link = Arc::new(Link::new(connection, metrics, pace, plan.limits));
     let mut followed = Vec::new();
     for &resource in &plan.resources {
@@ -209,6 +216,7 @@ pub fn start_on(
     Ok(Arc::new(WatchHandle {
         followed,
         host,
+        server_key,
         stop,
         _thread: thread,
     }))

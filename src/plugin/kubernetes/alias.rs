@@ -4,12 +4,13 @@
 //! the other side denies its target, since its owner exists.
 
 use crate::chain::exchange::{Exchange, Resolution};
-use crate::chain::plugin::{Step, Verdict};
+use crate::chain::plugin::{Answer, Step, Verdict};
 use crate::cluster::table::{Alias, ViewKind};
 use crate::plugin::kubernetes::answer::Soa;
 use crate::plugin::kubernetes::{Asked, Finding, Kubernetes};
 use crate::plugin::service::{self, target};
 use crate::wire::code::RecordType;
+use crate::wire::edns::ExtendedError;
 use crate::wire::name::{Name, NameBuf, NameRef};
 use crate::wire::record::Section;
 use crate::wire::writer::{Owner, ReplyWriter};
@@ -29,6 +30,7 @@ impl Kubernetes {
         let mut chain = Chain {
             targets: Vec::new(),
             ttl: self.ttl,
+            extended_error: exchange.state.extended_error.clone(),
         };
         let mut target = first;
         loop {
@@ -125,6 +127,8 @@ impl Kubernetes {
 struct Chain {
     targets: Vec<Name>,
     ttl: u32,
+    /// What there is to tell about the chain, whatever is told about its end.
+    extended_error: Option<ExtendedError>,
 }
 
 impl Chain {
@@ -158,6 +162,13 @@ impl Chain {
 
     /// The same as a whole message, for a query that waited.
     fn verdict(&self, query: &[u8], said: Option<&[u8]>, soa: Soa) -> Verdict {
-        target::late_reply(query, |reply| self.finish(said, soa, reply))
+        let verdict = target::late_reply(query, |reply| self.finish(said, soa, reply));
+        match verdict {
+            Verdict::Reply(answer) => Verdict::Reply(Answer {
+                extended_error: self.extended_error.clone(),
+                ..answer
+            }),
+            other => other,
+        }
     }
 }

@@ -20,6 +20,12 @@ pub(super) const SCHEMA_TTL: u32 = 28_800;
 /// The longest that a denial is kept, in seconds.
 pub(super) const SOA_TTL_MAX: u32 = 300;
 
+/// The longest that a denial from a snapshot is kept, in seconds: the name may have come to be since.
+const STALE_DENIAL_TTL_MAX: u32 = 5;
+
+/// What clients are told about answers from a snapshot.
+const STALE: &str = "the API server does not answer; this is from a snapshot";
+
 /// What an SOA of ours is written from.
 #[derive(Clone, Copy)]
 pub(super) struct Soa {
@@ -70,6 +76,9 @@ impl Kubernetes {
         let zone = NameRef::from_wire(&query.qname().as_wire()[asked.split..])
             .expect("the zone is a suffix of QNAME");
         exchange.reply.authoritative = true;
+        if let Some(stale) = self.stale(ExtendedError::STALE_ANSWER) {
+            exchange.state.extended_error = Some(stale);
+        }
         let reply = &mut exchange.reply;
         match found {
             Finding::NameError => return self.deny(exchange, asked),
@@ -127,10 +136,23 @@ impl Kubernetes {
         Step::Answered
     }
 
+    /// The extended error of this code as long as a snapshot stands in for the API server.
+    pub(super) fn stale(&self, code: u16) -> Option<ExtendedError> {
+        let cluster = self.scope.cluster();
+        cluster
+            .is_restored()
+            .then(|| ExtendedError::new(code, STALE))
+    }
+
     pub(super) fn soa(&self, asked: &Asked<'_>) -> Soa {
+        let ttl_max = if self.scope.cluster().is_restored() {
+            STALE_DENIAL_TTL_MAX
+        } else {
+            u32::MAX
+        };
         Soa {
             split: asked.split,
-            ttl: self.ttl,
+            ttl: self.ttl.min(ttl_max),
             serial: self.scope.cluster().serial(),
         }
     }
@@ -142,8 +164,13 @@ impl Kubernetes {
     }
 
     fn deny(&self, exchange: &mut Exchange<'_>, asked: &Asked<'_>) -> Step {
-        if self.scope.cluster().synced() {
+        if self.scope.cluster().servable() {
             exchange.reply.rcode = Rcode::NXDOMAIN;
+            // While the API server is away no name comes to be, so what a snapshot does not have is mostly not there;
+            // and SERVFAIL would end the search list of many a client (docs/decisions/0009-snapshot.md).
+            if let Some(stale) = self.stale(ExtendedError::STALE_NXDOMAIN_ANSWER) {
+                exchange.state.extended_error = Some(stale);
+            }
         } else {
             // A name error now would be kept by clients for as long as the SOA allows.
             exchange.reply.rcode = Rcode::SERVFAIL;

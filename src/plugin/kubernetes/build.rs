@@ -13,6 +13,8 @@ use crate::cluster::objects::Resource;
 use crate::cluster::scope::Scope;
 use crate::cluster::{Cluster, Feed, Inventory, Keep, ObjectSink, manifests, trigger};
 use crate::plugin::kubernetes::config::KubernetesConfig;
+#[cfg(feature = "kubernetes")]
+use crate::plugin::kubernetes::config::SnapshotConfig;
 use crate::plugin::kubernetes::{Kubernetes, PodMode, SPEC, nameserver};
 use crate::plugin::{BuildError, Config};
 use crate::server::assembly::Assembly;
@@ -72,6 +74,10 @@ impl Config for KubernetesConfig {
         let feed = process
             .shared
             .get_or_try(&key, || self.feed(assembly.root, keep, &process))?;
+        #[cfg(feature = "kubernetes")]
+        if let Some(snapshot) = &self.snapshot {
+            self.keep_snapshot(snapshot, keep, &feed, assembly)?;
+        }
         let (waiting, timeout) = (Arc::clone(&feed.cluster), self.startup_timeout);
         assembly
             .generation
@@ -81,7 +87,7 @@ impl Config for KubernetesConfig {
                 Ok(())
             }));
         let probed = Arc::clone(&feed.cluster);
-        let probe = Arc::new(move || probed.synced());
+        let probe = Arc::new(move || probed.servable());
         assembly
             .generation
             .readiness
@@ -145,13 +151,71 @@ impl KubernetesConfig {
 
     /// All that one cluster differs from another in: blocks and generations with the same share it.
     pub(super) fn feed_key(&self, root: &Path, keep: Keep) -> String {
-        let selectors = (&self.labels, &self.namespace_labels);
         let source = (&self.manifests, &self.api, root);
-        let resources = self.resources();
+        let content = self.content_key(keep);
         format!(
-            "{source:?} {resources:?} {keep:?} {selectors:?} {:?} {:?}",
+            "{source:?} {content} {:?} {:?}",
             self.limits, self.reconcile
         )
+    }
+
+    /// All that decides what of a cluster is kept, and how. A snapshot of anything else is foreign.
+    fn content_key(&self, keep: Keep) -> String {
+        let selectors = (&self.labels, &self.namespace_labels);
+        let resources = self.resources();
+        format!("{resources:?} {keep:?} {selectors:?}")
+    }
+
+    /// Keeps the cluster in a file for as long as this generation or a later one wants it there. What has changed since
+    /// the last time is saved when the generation ends.
+    #[cfg(feature = "kubernetes")]
+    fn keep_snapshot(
+        &self,
+        snapshot: &SnapshotConfig,
+        keep: Keep,
+        feed: &Arc<Feed>,
+        assembly: &Assembly<'_>,
+    ) -> Result<(), BuildError> {
+        use crate::cluster::snapshot::format::Key;
+        use crate::cluster::snapshot::keeper::{Keeper, Pace, Plan, Silence};
+        use crate::cluster::watch::WatchHandle;
+        let Ok(watch) = Arc::clone(&feed.source).downcast::<WatchHandle>() else {
+            // The parser refuses `snapshot` beside `manifests`.
+            return Ok(());
+        };
+        let content = self.content_key(keep);
+        let plan = Plan {
+            path: assembly.root.join(&snapshot.path),
+            age_max: snapshot.age_max,
+            key: Key::of(&format!("{} {content}", watch.server_key())),
+            patience: self.startup_timeout,
+            host: watch.host().to_owned(),
+        };
+        // Two sources may lead to one server: the file belongs to one of them.
+        let shared = format!("{plan:?} {}", self.feed_key(assembly.root, keep));
+        let weak = Arc::downgrade(&watch);
+        let silence: Silence = Box::new(move || {
+            let status = weak.upgrade().map(|watch| watch.status());
+            let status = status.unwrap_or_default().into_iter();
+            status.map(|resource| resource.silent_for).collect()
+        });
+        let process = assembly.process;
+        let keeper = process.shared.get_or_try(&shared, || {
+            let cluster = Arc::clone(&feed.cluster);
+            Keeper::start(plan, Pace::default(), cluster, silence, process).map_err(|error| {
+                BuildError(format!("the thread `snapshot` cannot be started: {error}"))
+            })
+        })?;
+        let stop = assembly.generation.stop.clone();
+        let tasks = &assembly.generation.tasks;
+        tasks.spawn_on(
+            async move {
+                stop.cancelled().await;
+                keeper.flush().await;
+            },
+            &process.runtime,
+        );
+        Ok(())
     }
 
     pub(super) fn feed(
@@ -229,16 +293,16 @@ impl KubernetesConfig {
     }
 }
 
-/// Waits for the first lists, but not for ever: forwarding must work without the API server.
+/// Waits for the first lists or a snapshot, but not for ever: forwarding must work without the API server.
 async fn wait(cluster: &Cluster, timeout: Duration) {
-    let synced = cluster.wait_synced();
-    tokio::pin!(synced);
+    let servable = cluster.wait_servable();
+    tokio::pin!(servable);
     let deadline = tokio::time::sleep(timeout);
     tokio::pin!(deadline);
     loop {
         tokio::select! {
             biased;
-            () = &mut synced => return,
+            () = &mut servable => return,
             () = &mut deadline => {
                 if !timeout.is_zero() {
                     tracing::warn!(target: "plugin/kubernetes", "starting server with unsynced Kubernetes API");

@@ -19,6 +19,10 @@ const STARTUP_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 const RECONCILE_DEFAULT: Duration = Duration::from_secs(10 * 60);
 const RECONCILE_MIN: Duration = Duration::from_secs(1);
 
+/// A night: long enough for whoever mends the API server, short enough that a file which was forgotten on a node for
+/// weeks is not taken for the cluster.
+const SNAPSHOT_AGE_MAX_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Octets that a zone may have, so that SOA and NS still fit in front of it.
 const ZONE_MAX: usize = 240;
 
@@ -43,6 +47,14 @@ pub(super) struct KubernetesConfig {
     pub(super) limits: Limits,
     /// How often the cluster is compared with the API server; none is never.
     pub(super) reconcile: Option<Duration>,
+    pub(super) snapshot: Option<SnapshotConfig>,
+}
+
+/// `snapshot PATH [MAX_AGE]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SnapshotConfig {
+    pub(super) path: PathBuf,
+    pub(super) age_max: Duration,
 }
 
 /// What is known only when all options are read.
@@ -58,6 +70,7 @@ struct Pieces {
     zonal: Option<Span>,
     /// Options that mean nothing without an API server.
     api_only: Vec<Span>,
+    snapshot: Option<Span>,
 }
 
 pub(super) fn parse(context: &mut Context<'_>) -> Option<Box<dyn Config>> {
@@ -82,6 +95,7 @@ pub(super) fn parse(context: &mut Context<'_>) -> Option<Box<dyn Config>> {
         startup_timeout: STARTUP_TIMEOUT_DEFAULT,
         limits: Limits::default(),
         reconcile: Some(RECONCILE_DEFAULT),
+        snapshot: None,
     };
     let mut pieces = Pieces::default();
     for option in directive.options() {
@@ -211,6 +225,13 @@ impl KubernetesConfig {
                 self.reconcile = read_reconcile(&mut args)?;
                 pieces.api_only.push(span);
             }
+            "snapshot" => {
+                self.snapshot = Some(read_snapshot(&mut args)?);
+                if pieces.snapshot.replace(span).is_some() {
+                    let message = "`snapshot` stands here for the second time";
+                    return Err(Diagnostic::error(span, message, "expected it once"));
+                }
+            }
             "multicluster" => return self.multicluster(option, context),
             "zonal" => {
                 self.zonal = true;
@@ -317,6 +338,10 @@ impl Pieces {
         exclusive(
             self.api.and(self.manifests),
             "`manifests` and an API server",
+        );
+        exclusive(
+            self.manifests.and(self.snapshot),
+            "`manifests` and `snapshot`",
         );
         for &span in self.api_only.iter().filter(|_| self.manifests.is_some()) {
             faults.push(Diagnostic::warning(
@@ -426,6 +451,26 @@ fn read_reconcile(args: &mut Args<'_>) -> Result<Option<Duration>, Diagnostic> {
         let message = format!("`{given}` is too short for `reconcile`");
         Diagnostic::error(span, message, format!("expected {EXPECTED}"))
     })
+}
+
+fn read_snapshot(args: &mut Args<'_>) -> Result<SnapshotConfig, Diagnostic> {
+    const EXPECTED: &str = "an age such as 24h";
+    let file = args.take("a file such as /var/lib/fingerpost/cluster, then an age such as 24h")?;
+    let path = PathBuf::from(&file.text);
+    let Some(word) = args.peek() else {
+        let age_max = SNAPSHOT_AGE_MAX_DEFAULT;
+        return Ok(SnapshotConfig { path, age_max });
+    };
+    let span = word.span;
+    let given: GoDuration = args.take_as(EXPECTED)?;
+    match given.to_duration() {
+        Some(age_max) if age_max > Duration::ZERO => Ok(SnapshotConfig { path, age_max }),
+        _ => Err(Diagnostic::error(
+            span,
+            format!("`{given}` is not {EXPECTED}"),
+            "expected more than 0",
+        )),
+    }
 }
 
 /// `apiserver_*`: a number of 0 or more, 0 being the default. CoreDNS reads them and limits nothing.

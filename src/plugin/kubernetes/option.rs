@@ -1,4 +1,4 @@
-//! The options of `kubernetes`: every one of CoreDNS, `manifests` and `reconcile`.
+//! The options of `kubernetes`: every one of CoreDNS, `manifests`, `reconcile` and `snapshot`.
 
 use crate::plugin::OptionSpec;
 
@@ -92,6 +92,12 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         syntax: "reconcile DURATION|off",
         default: "10m",
         help: "how often what is known is compared with what the API server has, at least 1s, and repaired",
+    },
+    OptionSpec {
+        name: "snapshot",
+        syntax: "snapshot PATH [MAX_AGE]",
+        default: "",
+        help: "keeps the cluster in a file, and serves it at a start without the API server if it is not older than MAX_AGE (24h)",
     },
     OptionSpec {
         name: "multicluster",

@@ -14,7 +14,7 @@ use crate::chain::plugin::{Answer, Verdict};
 use crate::cluster::objects::{
     Endpoint, EndpointSlice, Meta, Object, Port, Resource, Service, ServiceKind,
 };
-use crate::cluster::{Cluster, Feed, ObjectSink};
+use crate::cluster::{Cluster, Feed, Keep, ObjectSink};
 use crate::plugin::testing::bench::{Ask, Bench, Link, Reply};
 use crate::wire::MESSAGE_MAX;
 use crate::wire::query::Query;
@@ -76,7 +76,7 @@ const WANTED: [Resource; 3] = [
 
 /// A cluster with the namespace `shop` and these objects, not yet synced.
 fn cluster(objects: Vec<Object>) -> Arc<Cluster> {
-    let cluster = Cluster::new(&WANTED, crate::cluster::Keep::default());
+    let cluster = Cluster::new(&WANTED, Keep::default());
     cluster.applied(Object::Namespace(meta("", "shop")));
     objects
         .into_iter()
@@ -200,6 +200,76 @@ fn a_failure_before_the_first_lists_says_not_ready() {
     assert!(ask().ends_with(not_ready));
     sync(&cluster, Vec::new());
     assert!(!ask().ends_with(not_ready));
+}
+
+/// The cluster as a snapshot has it, while the API server is away.
+fn restored(objects: Vec<Object>) -> Arc<Cluster> {
+    let cluster = Cluster::new(&WANTED, Keep::default());
+    let namespace = Object::Namespace(meta("", "shop"));
+    let objects = std::iter::once(namespace).chain(objects);
+    cluster.restore(objects, std::time::SystemTime::now());
+    Arc::new(cluster)
+}
+
+#[test]
+fn what_a_snapshot_says_is_marked_as_stale_and_denied_for_a_short_time() {
+    let web = service("web", ServiceKind::ClusterIp(vec![ip("10.0.0.1")]));
+    let cluster = restored(vec![web.clone()]);
+    let ask = |qname: &str, qtype| {
+        let mut ask = Ask::new(qname, qtype);
+        ask.edns = Some((1232, false));
+        let slow = Kubernetes {
+            ttl: 30,
+            ..plugin(&cluster)
+        };
+        bench(vec![Arc::new(slow)]).send(&ask)
+    };
+    let text = "the API server does not answer; this is from a snapshot";
+    // RFC 8914, sections 4.4 and 4.20.
+    let says = |reply: &Reply, code: u8| {
+        let tail = [&[0, code], text.as_bytes()].concat();
+        reply.octets.ends_with(&tail)
+    };
+    let answer = ask("web.shop.svc.cluster.local", RecordType::A);
+    assert!(says(&answer, 3), "{answer:?}");
+    assert!(
+        records(&answer)[0].ends_with(" 30 A 10.0.0.1"),
+        "{answer:?}"
+    );
+    let no_data = ask("web.shop.svc.cluster.local", RecordType::MX);
+    assert!(
+        says(&no_data, 3) && records(&no_data)[0].contains(" 5 SOA "),
+        "{no_data:?}"
+    );
+    let denial = ask("nope.shop.svc.cluster.local", RecordType::A);
+    assert_eq!(denial.rcode(), Rcode::NXDOMAIN);
+    assert!(
+        says(&denial, 19) && records(&denial)[0].ends_with(" 5"),
+        "{denial:?}"
+    );
+    sync(&cluster, vec![web]);
+    let answer = ask("web.shop.svc.cluster.local", RecordType::A);
+    assert!(!says(&answer, 3), "{answer:?}");
+    let denial = ask("nope.shop.svc.cluster.local", RecordType::A);
+    assert!(records(&denial)[0].contains(" 30 SOA "), "{denial:?}");
+}
+
+#[test]
+fn an_alias_of_a_snapshot_is_marked_as_stale_though_its_target_is_not() {
+    let alias = service("ext", ServiceKind::ExternalName("www.example.org".into()));
+    let cluster = restored(vec![alias]);
+    let bench = bench(vec![
+        Arc::new(plugin(&cluster)),
+        Arc::new(Slow { truncated: false }),
+    ]);
+    let mut ask = Ask::new("ext.shop.svc.cluster.local", RecordType::A);
+    ask.edns = Some((1232, false));
+    let reply = bench.send(&ask);
+    assert_eq!(records(&reply).len(), 2, "{reply:?}");
+    assert!(
+        reply.octets.ends_with(b"this is from a snapshot"),
+        "{reply:?}"
+    );
 }
 
 #[test]

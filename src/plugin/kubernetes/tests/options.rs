@@ -36,6 +36,8 @@ fn a_wrong_number_of_arguments_is_a_fault() {
         "apiserver_burst",
         "apiserver_max_inflight 1 2",
         "manifests",
+        "snapshot",
+        "snapshot a 1h b",
     ] {
         let faults = config_faults(option);
         assert!(
@@ -99,6 +101,23 @@ fn a_wrong_value_is_a_fault_that_points_at_it() {
         (
             "manifests a\nkubeconfig b",
             "error: `manifests` and an API server exclude each other @ manifests",
+        ),
+        (
+            "manifests a\nsnapshot b",
+            "error: `manifests` and `snapshot` exclude each other @ snapshot",
+        ),
+        (
+            "snapshot a\nsnapshot b",
+            "error: `snapshot` stands here for the second time @ snapshot",
+        ),
+        ("snapshot a 1", "error: `1` is not an age such as 24h @ 1"),
+        (
+            "snapshot a 0s",
+            "error: `0s` is not an age such as 24h @ 0s",
+        ),
+        (
+            "snapshot a -1h",
+            "error: `-1h0m0s` is not an age such as 24h @ -1h",
         ),
         (
             "upstream",

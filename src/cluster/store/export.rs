@@ -1,0 +1,166 @@
+//! The store as objects again, a few at a time, and objects that no list has told.
+
+use std::sync::Arc;
+
+use super::{Seen, Store, Version, key_of};
+use crate::cluster::objects::{Endpoint, EndpointSlice, External, Meta, Object, Resource, Service};
+use crate::cluster::table::{Backend, ExternalTarget, SliceView, Slot, Table};
+
+/// Endpoints that one hold of the lock gives out, but for the last Service among them.
+const BACKENDS_PER_HOLD: usize = 4096;
+
+/// Objects that one hold of the lock gives out, the same.
+const OBJECTS_PER_HOLD: usize = 256;
+
+/// What a table had, to be fetched from the store piece by piece. Holds names, not objects.
+pub(in crate::cluster) struct Contents {
+    namespaces: Vec<Box<[u8]>>,
+    services: Vec<Arc<Slot>>,
+    /// The last Pod that was taken.
+    pod: Box<[u8]>,
+}
+
+impl Contents {
+    /// Looks without a lock. What comes later is not in it.
+    pub(in crate::cluster) fn of(table: &Table) -> Self {
+        let namespaces = table.namespaces.pin();
+        let services = table.services.pin();
+        Self {
+            namespaces: namespaces.keys().cloned().collect(),
+            services: services.values().cloned().collect(),
+            pod: Box::default(),
+        }
+    }
+
+    /// Takes some more objects off; false at the end. The lock that guards `store` is held meanwhile.
+    pub(in crate::cluster) fn take(&mut self, store: &Store, to: &mut Vec<Object>) -> bool {
+        let mut backends = 0;
+        while to.len() < OBJECTS_PER_HOLD && backends < BACKENDS_PER_HOLD {
+            if let Some(name) = self.namespaces.pop() {
+                to.extend(store.namespace(&name));
+            } else if let Some(slot) = self.services.pop() {
+                backends += slot.view().backends().count();
+                store.service(&slot, to);
+            } else {
+                // Those are in order of their names, so the last one says where to go on.
+                let last = store.pods.export(&self.pod, OBJECTS_PER_HOLD, to);
+                return last.map(|last| self.pod = last).is_some();
+            }
+        }
+        true
+    }
+}
+
+impl Store {
+    /// Takes in an object that an earlier run has seen. What a list or a watch has told since counts for more.
+    pub(in crate::cluster) fn restore(&mut self, object: Object, table: &Table) -> bool {
+        let resource = object.resource();
+        if self.listed[resource as usize] || self.holds(object.meta(), resource) {
+            return false;
+        }
+        let version = Version::of(&object.meta().resource_version);
+        if let Object::Pod(pod) = &object {
+            self.pods.restore(pod, &version, table);
+            return true;
+        }
+        let seen = Seen {
+            // Not of the list that runs, if one does: its end takes away what it has not named.
+            list: self.lists[resource as usize].wrapping_sub(1),
+            version,
+        };
+        self.put(object, seen, table);
+        true
+    }
+
+    fn holds(&self, meta: &Meta, resource: Resource) -> bool {
+        let Some(key) = key_of(resource, &meta.namespace, &meta.name) else {
+            return false;
+        };
+        match resource {
+            Resource::Namespaces => self.namespaces.contains_key(&key),
+            Resource::Services => {
+                let record = self.services.get(&key);
+                record.is_some_and(|record| record.service.is_some())
+            }
+            Resource::EndpointSlices => self.slices.contains_key(&key),
+            Resource::Pods => self.pods.version_of(&key).is_some(),
+            Resource::ServiceImports => false,
+        }
+    }
+
+    fn namespace(&self, name: &[u8]) -> Option<Object> {
+        let seen = self.namespaces.get(name)?;
+        Some(Object::Namespace(Meta {
+            namespace: Box::default(),
+            name: label_text(name)?.into(),
+            resource_version: seen.version.to_text(),
+        }))
+    }
+
+    /// A Service and its slices, as far as they are there.
+    fn service(&self, slot: &Slot, to: &mut Vec<Object>) {
+        let Some(record) = self.services.get(&*slot.labels) else {
+            return;
+        };
+        let own = &slot.labels[..=usize::from(slot.labels[0])];
+        let (Some(name), Some(namespace)) = (label_text(own), label_text(slot.namespace())) else {
+            return;
+        };
+        if let Some(known) = &record.service {
+            to.push(Object::Service(Service {
+                meta: Meta {
+                    namespace: namespace.into(),
+                    name: name.into(),
+                    resource_version: known.seen.version.to_text(),
+                },
+                kind: known.kind.clone(),
+                ports: known.ports.to_vec(),
+                external: external(known.external.as_deref().map_or(&[], Vec::as_slice)),
+            }));
+        }
+        for (key, view) in &record.slices {
+            to.extend(self.slice(key, view, name));
+        }
+    }
+
+    fn slice(&self, key: &[u8], view: &SliceView, service: &str) -> Option<Object> {
+        let record = self.slices.get(key)?;
+        let (namespace, name) = str::from_utf8(key).ok()?.split_once('/')?;
+        let endpoint = |(place, backend): (usize, Backend<'_>)| Endpoint {
+            addresses: vec![backend.address],
+            hostname: backend
+                .name
+                .and_then(|name| str::from_utf8(name).ok())
+                .map(Into::into),
+            target_name: None,
+            ready: true,
+            zone: view.zone_at(place),
+        };
+        Some(Object::EndpointSlice(EndpointSlice {
+            meta: Meta {
+                namespace: namespace.into(),
+                name: name.into(),
+                resource_version: record.seen.version.to_text(),
+            },
+            service: service.into(),
+            import: None,
+            ports: view.ports.to_vec(),
+            endpoints: view.backends().enumerate().map(endpoint).collect(),
+            trigger_time: record.trigger_time.clone(),
+        }))
+    }
+}
+
+/// What a Service is from outside of the cluster, as an object has it.
+fn external(targets: &[ExternalTarget]) -> Vec<External> {
+    let targets = targets.iter().map(|target| match target {
+        ExternalTarget::Address(address) => External::Address(*address),
+        ExternalTarget::Name(name) => External::Hostname(name.to_string().into()),
+    });
+    targets.collect()
+}
+
+/// `shop` from `\4shop`.
+fn label_text(label: &[u8]) -> Option<&str> {
+    str::from_utf8(label.get(1..)?).ok()
+}
