@@ -97,6 +97,12 @@ impl Program {
         });
     }
 
+    /// Its process.
+    #[allow(dead_code, reason = "each test uses its part of the support")]
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal by name.
     pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill")
