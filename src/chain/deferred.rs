@@ -65,7 +65,17 @@ impl Deferred {
     }
 
     /// The same with the messages that follow the first.
-    pub async fn finish_all(mut self) -> Option<Finished> {
+    pub async fn finish_all(self) -> Option<Finished> {
+        self.run().await.map(|(finished, _)| finished)
+    }
+
+    /// One message, with what else is known of it: for who asked aside.
+    pub async fn finish_aside(self) -> Option<(Vec<u8>, State)> {
+        let (finished, state) = self.run().await?;
+        Some((finished.message, state))
+    }
+
+    async fn run(mut self) -> Option<(Finished, State)> {
         loop {
             let verdict = match self.parts.state.deadline {
                 None => self.pending.await,
@@ -81,16 +91,23 @@ impl Deferred {
                 }
             };
             let mut message = Vec::with_capacity(512);
-            let mut rest = None;
-            match resume(
+            let resumed = resume(
                 self.parts,
                 verdict,
                 self.depth,
                 self.floor,
                 self.rising,
-                (&mut message, &mut rest),
-            ) {
-                Outcome::Reply => return Some(Finished { message, rest }),
+                &mut message,
+            );
+            let Resumed {
+                outcome,
+                rest,
+                state,
+            } = resumed;
+            match outcome {
+                Outcome::Reply => {
+                    return Some((Finished { message, rest }, state));
+                }
                 Outcome::Drop => return None,
                 Outcome::Deferred(next) => self = *next,
             }
@@ -114,9 +131,17 @@ impl Deferred {
             self.depth,
             self.floor,
             None,
-            (out, &mut None),
+            out,
         )
+        .outcome
     }
+}
+
+/// What a query came to that went on its way.
+struct Resumed {
+    outcome: Outcome,
+    rest: Option<Box<dyn Messages>>,
+    state: State,
 }
 
 fn resume(
@@ -125,8 +150,8 @@ fn resume(
     depth: usize,
     floor: usize,
     rising: Option<PartialReply>,
-    (out, rest): (&mut Vec<u8>, &mut Option<Box<dyn Messages>>),
-) -> Outcome {
+    out: &mut Vec<u8>,
+) -> Resumed {
     let Parts {
         message,
         state,
@@ -142,19 +167,33 @@ fn resume(
     if let Some(rising) = rising {
         exchange.reply.restore(rising);
     }
+    let outcome = go_on(&mut exchange, verdict, depth, floor, was_rising);
+    let nothing = State::new(exchange.state.arrival);
+    Resumed {
+        outcome,
+        rest: exchange.rest.take(),
+        state: std::mem::replace(&mut exchange.state, nothing),
+    }
+}
+
+fn go_on(
+    exchange: &mut Exchange<'_>,
+    verdict: Verdict,
+    depth: usize,
+    floor: usize,
+    was_rising: bool,
+) -> Outcome {
     match verdict {
         Verdict::Next if was_rising => {}
-        Verdict::Next => return Chain::descend(&mut exchange, depth + 1, floor),
-        Verdict::Reply(answer) => take(&mut exchange, answer, depth),
+        Verdict::Next => return Chain::descend(exchange, depth + 1, floor),
+        Verdict::Reply(answer) => take(exchange, answer, depth),
         Verdict::Fail(failure) => {
             exchange.fail(failure.rcode, failure.error);
             exchange.state.extended_error = failure.extended_error;
         }
         Verdict::Drop => exchange.state.dropped = true,
     }
-    let outcome = Chain::climb(&mut exchange, depth, floor);
-    *rest = exchange.rest.take();
-    outcome
+    Chain::climb(exchange, depth, floor)
 }
 
 fn take(exchange: &mut Exchange<'_>, answer: Answer, depth: usize) {
@@ -169,5 +208,6 @@ fn take(exchange: &mut Exchange<'_>, answer: Answer, depth: usize) {
     exchange.state.extended_error = answer.extended_error;
     exchange.state.upstream = answer.upstream;
     exchange.rest = answer.rest;
-    exchange.state.answered_by = Some(exchange.block().chain.name_of(depth));
+    let chain = &exchange.block().chain;
+    exchange.state.answered_by = answer.answered_by.or(Some(chain.name_of(depth)));
 }

@@ -11,6 +11,7 @@ use crate::chain::Chain;
 use crate::chain::content::Held;
 use crate::chain::deferred::{Deferred, Outcome};
 use crate::chain::plugin::Messages;
+use crate::chain::search::SearchPath;
 use crate::wire::UDP_PAYLOAD_DEFAULT;
 use crate::wire::code::{Class, Rcode, RecordType};
 use crate::wire::edns::ExtendedError;
@@ -258,15 +259,30 @@ impl<'e> Exchange<'e> {
     pub fn below(&self) -> Below {
         Below {
             message: self.query.message().into(),
-            state: State {
-                whole: true,
-                ask_authentic_data: self.state.ask_authentic_data,
-                ..State::new(self.state.arrival)
-            },
+            state: self.aside_state(),
             block: Arc::clone(self.block),
             zones: Arc::clone(self.zones),
             floor: self.depth + 1,
         }
+    }
+
+    /// What a question asked aside starts with.
+    pub(in crate::chain) fn aside_state(&self) -> State {
+        State {
+            whole: true,
+            ask_authentic_data: self.state.ask_authentic_data,
+            ..State::new(self.state.arrival)
+        }
+    }
+
+    pub(in crate::chain) fn surroundings(&self) -> (&Arc<ServerBlock>, &Arc<Zones>) {
+        (self.block, self.zones)
+    }
+
+    /// The search path of the client for this question, from the plugin of this name below the one being asked; none
+    /// if it knows none.
+    pub fn search_path_below(&self, plugin: &str) -> Option<SearchPath<'_>> {
+        self.block.chain.search_path_below(plugin, self)
     }
 
     /// Asks a new question of the whole server, as the same client would (the target of an alias, say). The reply is
@@ -344,6 +360,17 @@ fn resolve(
 /// A query for something else with the flags and the OPT of this one.
 fn question_message(query: &Query<'_>, qname: NameRef<'_>, qtype: RecordType) -> Vec<u8> {
     let mut message = Vec::with_capacity(qname.len() + 32);
+    write_question(query, qname, qtype, &mut message);
+    message
+}
+
+/// Appends such a query.
+pub(in crate::chain) fn write_question(
+    query: &Query<'_>,
+    qname: NameRef<'_>,
+    qtype: RecordType,
+    message: &mut Vec<u8>,
+) {
     message.extend_from_slice(&query.id().to_be_bytes());
     message.extend_from_slice(&[
         query.message()[2] & flag::RD,
@@ -360,16 +387,15 @@ fn question_message(query: &Query<'_>, qname: NameRef<'_>, qtype: RecordType) ->
         message.extend_from_slice(&edns.payload_size.to_be_bytes());
         message.extend_from_slice(&[0, 0, if edns.dnssec_ok { 0x80 } else { 0 }, 0, 0, 0]);
     }
-    message
 }
 
 /// The rest of a chain, to be asked apart from any exchange (a cache refreshing an entry).
 pub struct Below {
-    message: Box<[u8]>,
-    state: State,
-    block: Arc<ServerBlock>,
-    zones: Arc<Zones>,
-    floor: usize,
+    pub(in crate::chain) message: Box<[u8]>,
+    pub(in crate::chain) state: State,
+    pub(in crate::chain) block: Arc<ServerBlock>,
+    pub(in crate::chain) zones: Arc<Zones>,
+    pub(in crate::chain) floor: usize,
 }
 
 impl Below {

@@ -21,12 +21,19 @@ pub mod exchange;
 /// A query that left the fast path.
 pub mod deferred;
 
+/// Where the resolver of a client looks for a name.
+pub mod search;
+
+/// Questions to the plugins below, apart from the one that was asked.
+pub mod aside;
+
 use std::sync::Arc;
 
 use crate::chain::content::Held;
 use crate::chain::deferred::Outcome;
 use crate::chain::exchange::Exchange;
 use crate::chain::plugin::{After, Pending, Plugin, Step};
+use crate::chain::search::SearchPath;
 use crate::wire::code::Rcode;
 
 /// The error at the end of a chain. Log filters know these words.
@@ -81,6 +88,16 @@ impl Chain {
             .map(|link| link.content(exchange.qname()))
             .find(|held| !matches!(held, Held::Nothing))
             .unwrap_or(Held::Nothing)
+    }
+
+    pub(in crate::chain) fn search_path_below<'e>(
+        &'e self,
+        plugin: &str,
+        exchange: &'e Exchange<'_>,
+    ) -> Option<SearchPath<'e>> {
+        let mut links = self.links.iter().skip(exchange.depth() + 1);
+        let link = links.find(|link| link.name() == plugin)?;
+        link.search_path(exchange)
     }
 
     /// Runs the chain of the exchange's block as far as memory can take it, from the link `floor` on.

@@ -6,6 +6,7 @@ use std::pin::Pin;
 
 use crate::chain::content::Held;
 use crate::chain::exchange::Exchange;
+use crate::chain::search::SearchPath;
 use crate::wire::name::{Name, NameRef};
 
 /// One link of the chain.
@@ -42,6 +43,12 @@ pub trait Plugin: Send + Sync + 'static {
     /// name: no zone starts below it. Must not block.
     fn content(&self, _apex: NameRef<'_>) -> Held {
         Held::Nothing
+    }
+
+    /// Where the client's resolver looks for names, if this plugin knows the client and QNAME is below the first element
+    /// of its path (`autopath @NAME`). Must not block.
+    fn search_path(&self, _exchange: &Exchange<'_>) -> Option<SearchPath<'_>> {
+        None
     }
 }
 
@@ -93,6 +100,8 @@ pub struct Answer {
     pub extended_error: Option<crate::wire::edns::ExtendedError>,
     /// The upstream that gave it.
     pub upstream: Option<std::net::SocketAddr>,
+    /// The plugin that answered, where that is another one than came back with it.
+    pub answered_by: Option<&'static str>,
     /// The messages that follow it, over TCP.
     pub rest: Option<Box<dyn Messages>>,
 }

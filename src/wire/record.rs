@@ -59,6 +59,12 @@ impl<'m> RecordRef<'m> {
         expand_name(self.message, self.rdata_at).map(|(name, _)| name)
     }
 
+    /// The name that starts so many octets into the RDATA, expanded, and where in the RDATA it ends.
+    pub fn name_at(&self, offset: usize) -> Result<(NameBuf, usize), Broken> {
+        let (name, end) = expand_name(self.message, self.rdata_at + offset)?;
+        Ok((name, end.checked_sub(self.rdata_at).ok_or(Broken)?))
+    }
+
     /// The address of an A record.
     pub fn ipv4(&self) -> Option<Ipv4Addr> {
         if self.record_type != RecordType::A {

@@ -10,7 +10,7 @@ use crate::wire::code::{Class, Rcode, RecordType};
 use crate::wire::edns::{ExtendedError, option_code};
 use crate::wire::name::NameRef;
 use crate::wire::query::{Query, flag};
-use crate::wire::record::{Broken, Records, Section};
+use crate::wire::record::{Broken, RecordRef, Records, Section};
 use crate::wire::{HEADER_LEN, MESSAGE_MAX, u16_at};
 
 /// Names that later names are compared with. Past it names stand in full: cost stays bounded on replies with
@@ -334,6 +334,51 @@ impl<'b> ReplyWriter<'b> {
                 rdata.octets(string);
             }
         })
+    }
+
+    /// Appends a record of another message. Its names are written anew: pointers mean another thing here. One whose
+    /// RDATA is not what its type asks for is left out.
+    pub fn copy(&mut self, record: &RecordRef<'_>) -> bool {
+        let (before, names) = match record.record_type {
+            RecordType::NS | RecordType::CNAME | RecordType::PTR | RecordType::DNAME => (0, 1),
+            RecordType::MX => (2, 1),
+            RecordType::SRV => (6, 1),
+            RecordType::SOA => (0, 2),
+            _ => (0, 0),
+        };
+        // RFC 2782 and RFC 6672, section 2.5.
+        let plain = matches!(record.record_type, RecordType::SRV | RecordType::DNAME);
+        let mut names_left = [const { None }; 2];
+        let mut at = before;
+        for name in names_left.iter_mut().take(names) {
+            let Ok((expanded, end)) = record.name_at(at) else {
+                return false;
+            };
+            (*name, at) = (Some(expanded), end);
+        }
+        let (Some(head), Some(tail)) = (record.rdata().get(..before), record.rdata().get(at..))
+        else {
+            return false;
+        };
+        let owner = record.owner();
+        let owner = Owner::Name(owner.as_ref());
+        self.record(
+            owner,
+            record.record_type,
+            record.class,
+            record.ttl,
+            |rdata| {
+                rdata.octets(head);
+                for name in names_left.iter().flatten() {
+                    if plain {
+                        rdata.name(name.as_ref());
+                    } else {
+                        rdata.compressed_name(name.as_ref());
+                    }
+                }
+                rdata.octets(tail);
+            },
+        )
     }
 
     fn owner(&mut self, owner: Owner<'_>) {
@@ -693,6 +738,50 @@ mod tests {
             assert_eq!(out[2] & flag::TC != 0, truncated, "limit {limit}");
             assert_eq!(u16_at(&out, 6), Some(2));
         }
+    }
+
+    #[test]
+    fn records_of_another_message_keep_their_names() {
+        let octets = query_octets("a.example.org");
+        let query = Query::parse(&octets).expect("a query");
+        let mut out = Vec::new();
+        let mut from = ReplyWriter::new(&query, &mut out);
+        let (target, times) = (
+            name("b.example.org"),
+            SoaTimes {
+                serial: 1,
+                refresh: 2,
+                retry: 3,
+                expire: 4,
+                minimum: 5,
+            },
+        );
+        let target = target.as_ref();
+        from.name_record(Owner::Question, RecordType::CNAME, 5, target);
+        from.srv(Owner::Name(target), 5, 1, 2, 3, target);
+        from.record(Owner::Question, RecordType::MX, Class::IN, 5, |rdata| {
+            rdata.octets(&[0, 10]);
+            rdata.compressed_name(target);
+        });
+        from.txt(Owner::Question, Class::IN, 5, &[b"\xc0\x0c"]);
+        from.go_to(Section::Authority);
+        from.soa(Owner::QuestionSuffix(2), 5, target, target, times);
+        from.finish(&query, MESSAGE_MAX, None);
+
+        let other = query_octets("quite.another.name.com");
+        let other = Query::parse(&other).expect("a query");
+        let mut copied = Vec::new();
+        let mut reply = ReplyWriter::new(&other, &mut copied);
+        for (section, record) in Records::of_message(&out).expect("a message").flatten() {
+            reply.go_to(section);
+            assert!(reply.copy(&record));
+        }
+        reply.finish(&other, MESSAGE_MAX, None);
+        let shown = |message: &[u8]| {
+            let message = hickory_proto::op::Message::from_vec(message).expect("a message");
+            format!("{:?} {:?}", message.answers, message.authorities)
+        };
+        assert_eq!(shown(&copied), shown(&out));
     }
 
     #[test]

@@ -100,6 +100,7 @@ fn copy_of(verdict: &Verdict) -> Verdict {
             rcode_high: answer.rcode_high,
             extended_error: answer.extended_error.clone(),
             upstream: answer.upstream,
+            answered_by: None,
             // Transfers are not forwarded.
             rest: None,
         }),

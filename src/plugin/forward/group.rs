@@ -233,6 +233,7 @@ impl Group {
             message: reply.message,
             extended_error: reply.extended_error,
             upstream: Some(from),
+            answered_by: None,
             rest: None,
         }))
     }
