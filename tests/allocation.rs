@@ -386,6 +386,34 @@ fn an_answer_about_a_cluster_allocates_nothing() {
 }
 
 #[test]
+fn a_search_through_a_cluster_allocates_nothing() {
+    let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubernetes/cluster.yaml");
+    let corefile = format!(
+        ". {{
+            errors
+            autopath @kubernetes
+            cache 30
+            kubernetes cluster.local in-addr.arpa {{
+                manifests {}
+                pods verified
+            }}
+        }}",
+        manifests.display()
+    );
+    let mut bench = Bench::of_corefile(&corefile, &[]);
+    for (name, kind) in [
+        // The first element has it, the second, or it exists without data.
+        ("web.ns1.svc.cluster.local", RecordType::A),
+        ("web.ns2.ns1.svc.cluster.local", RecordType::A),
+        ("web.ns2.ns1.svc.cluster.local", RecordType::SRV),
+        ("web.ns2.ns1.svc.cluster.local", RecordType::AAAA),
+        ("ext.ns1.svc.cluster.local", RecordType::TXT),
+    ] {
+        assert_eq!(bench.ask(name, kind, Rcode::NOERROR), 0, "{name} {kind}");
+    }
+}
+
+#[test]
 fn an_answer_about_one_of_ten_thousand_endpoints_allocates_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let mut objects = String::from(

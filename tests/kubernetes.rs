@@ -26,13 +26,15 @@ fn path(name: &str) -> String {
         .to_string()
 }
 
-/// A server of one `kubernetes` line: `kubernetes ZONES { OPTIONS }`.
-fn server(directive: &str) -> Server {
+/// A server of one `kubernetes` line: `kubernetes ZONES { OPTIONS }`, with other lines before it, parted by `;`.
+fn server(lines: &str) -> Server {
+    let (others, directive) = lines.rsplit_once("; ").unwrap_or(("", lines));
+    let others = others.replace("; ", "\n");
     let (head, options) = directive.split_once('{').unwrap();
     let options = options.trim_end_matches('}').trim();
     let manifests = path("cluster.yaml");
     Server::new(&format!(
-        ". {{\n{HOSTS}\n{head} {{\nmanifests {manifests}\n{options}\n}}\n}}\n"
+        ". {{\n{HOSTS}\n{others}\n{head} {{\nmanifests {manifests}\n{options}\n}}\n}}\n"
     ))
 }
 
@@ -79,12 +81,8 @@ fn soa(zone: &str, ttl: &str, minimum: &str) -> String {
 
 /// The part of QNAME that is one of the zones.
 fn zone_of(qname: &str, directive: &str) -> String {
-    let zones = directive
-        .split_once('{')
-        .unwrap()
-        .0
-        .split_whitespace()
-        .skip(1);
+    let (_, line) = directive.rsplit_once("; ").unwrap_or(("", directive));
+    let zones = line.split_once('{').unwrap().0.split_whitespace().skip(1);
     let zone = zones
         .map(name)
         .find(|zone| qname.to_ascii_lowercase().ends_with(zone.as_str()))

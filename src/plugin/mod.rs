@@ -12,6 +12,9 @@
 /// `fallthrough [ZONES...]`, which many plugins take.
 pub mod fallthrough;
 
+/// The search path of a resolv.conf.
+mod resolv_conf;
+
 /// `ttl SECONDS` of the plugins that answer from a cluster.
 pub mod ttl;
 
@@ -67,6 +70,9 @@ pub mod any;
 
 /// Gives every client another order of addresses.
 pub mod loadbalance;
+
+/// Walks the search path of a client's resolver in its place.
+pub mod autopath;
 
 /// Keeps replies for as long as their TTLs allow.
 pub mod cache;
@@ -124,6 +130,7 @@ pub static PLUGINS: &[&Spec] = &[
     &local::SPEC,
     &any::SPEC,
     &loadbalance::SPEC,
+    &autopath::SPEC,
     &cache::SPEC,
     &transfer::SPEC,
     &hosts::SPEC,

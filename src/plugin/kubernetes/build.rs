@@ -16,7 +16,7 @@ use crate::plugin::kubernetes::config::KubernetesConfig;
 #[cfg(feature = "kubernetes")]
 use crate::plugin::kubernetes::config::SnapshotConfig;
 use crate::plugin::kubernetes::{Kubernetes, PodMode, SPEC, nameserver};
-use crate::plugin::{BuildError, Config};
+use crate::plugin::{BuildError, Config, resolv_conf};
 use crate::server::assembly::Assembly;
 use crate::server::lent::{Demands, LentCluster};
 use crate::server::process::Process;
@@ -25,6 +25,9 @@ use crate::wire::name::{Name, NameBuf};
 
 /// Time between two lines that say we are waiting.
 const WAIT_LINE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Pods have the search domains of their node, and so has this server.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 struct KubernetesMetrics {
     programming_duration: HistogramVec,
@@ -117,11 +120,23 @@ impl KubernetesConfig {
             service_suffix: service_suffix.as_ref().to_name(),
             ttl: self.ttl,
             pods: self.pods,
+            search: self.search().into(),
             ignore_empty_service: self.ignore_empty_service,
             zonal: self.zonal,
             fallthrough: self.fallthrough.clone(),
             local_addresses,
         }
+    }
+
+    /// What `autopath` tries after the names of the cluster: read once, as in CoreDNS.
+    fn search(&self) -> Vec<Name> {
+        if !self.searched {
+            return Vec::new();
+        }
+        resolv_conf::read(Path::new(RESOLV_CONF)).unwrap_or_else(|why| {
+            tracing::warn!(target: "plugin/kubernetes", "no search domains of this server for `autopath`: {why}");
+            Vec::new()
+        })
     }
 
     fn resources(&self) -> Vec<Resource> {

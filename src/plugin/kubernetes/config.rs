@@ -37,6 +37,8 @@ pub(super) struct KubernetesConfig {
     pub(super) namespace_labels: Option<Selector>,
     pub(super) labels: Option<Selector>,
     pub(super) pods: PodMode,
+    /// `autopath` asks for the search paths of Pods.
+    pub(super) searched: bool,
     pub(super) endpoint_pod_names: bool,
     pub(super) endpoints: bool,
     pub(super) ttl: u32,
@@ -86,6 +88,7 @@ pub(super) fn parse(context: &mut Context<'_>) -> Option<Box<dyn Config>> {
         namespace_labels: None,
         labels: None,
         pods: PodMode::default(),
+        searched: false,
         endpoint_pod_names: false,
         endpoints: true,
         ttl: ttl::DEFAULT,
@@ -104,6 +107,7 @@ pub(super) fn parse(context: &mut Context<'_>) -> Option<Box<dyn Config>> {
     }
     pieces.check(config.endpoints, context);
     config.api = pieces.source();
+    config.serve_autopath(context);
     (context.faults.error_count() == errors).then(|| Box::new(config) as Box<dyn Config>)
 }
 
@@ -171,6 +175,26 @@ fn is_below(zone: &Name, tree: &str, strictly: bool) -> bool {
 }
 
 impl KubernetesConfig {
+    /// Notes whether `autopath` of the same server block asks this plugin.
+    fn serve_autopath(&mut self, context: &mut Context<'_>) {
+        let lines = context
+            .block
+            .iter()
+            .filter(|line| line.name.text == "autopath");
+        let mut asks = lines.filter_map(|line| line.args.last());
+        let Some(word) = asks.next_back().filter(|word| word.text == "@kubernetes") else {
+            return;
+        };
+        self.searched = true;
+        if self.pods != PodMode::Verified {
+            context.faults.push(Diagnostic::warning(
+                word.span,
+                "`autopath @kubernetes` needs `pods verified`",
+                "without it `autopath` has no effect",
+            ));
+        }
+    }
+
     fn option(
         &mut self,
         option: &Directive,

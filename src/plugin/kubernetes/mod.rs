@@ -18,6 +18,7 @@ mod name;
 mod nameserver;
 mod option;
 mod reverse;
+mod search;
 mod zone;
 
 #[cfg(test)]
@@ -31,6 +32,7 @@ use arc_swap::Guard;
 use crate::chain::content::Held;
 use crate::chain::exchange::Exchange;
 use crate::chain::plugin::{Plugin, Step};
+use crate::chain::search::SearchPath;
 use crate::cluster::scope::Scope;
 use crate::cluster::table::{ServiceView, Table};
 use crate::plugin::Spec;
@@ -70,6 +72,8 @@ struct Kubernetes {
     /// Of all records, in seconds.
     ttl: u32,
     pods: PodMode,
+    /// Search domains of this server's own resolver, where `autopath` asks for them.
+    search: Box<[Name]>,
     ignore_empty_service: bool,
     /// Names may ask for the endpoints of a topology zone.
     zonal: bool,
@@ -154,6 +158,10 @@ impl Plugin for Kubernetes {
 
     fn content(&self, apex: NameRef<'_>) -> Held {
         self.zone(apex)
+    }
+
+    fn search_path(&self, exchange: &Exchange<'_>) -> Option<SearchPath<'_>> {
+        self.path_of_client(exchange)
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod large;
 mod options;
+mod search;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -122,6 +123,7 @@ fn plugin(cluster: &Arc<Cluster>) -> Kubernetes {
         service_suffix: name("svc.cluster.local"),
         ttl: 5,
         pods: PodMode::Disabled,
+        search: Box::default(),
         ignore_empty_service: false,
         zonal: false,
         fallthrough: None,
