@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Pods of a node and Services of a cluster stand close together. Thirty-two neighbors share one entry of the
-//! lock-free map, which costs some 60 octets whatever is in it: an address takes about 20 octets instead of 70. A change
+//! lock-free map, which costs some 60 octets whatever is in it: an address takes about 10 octets instead of 70. A change
 //! copies one piece, 32 owners at most, and readers see it before or after, never between.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -17,66 +17,54 @@ use crate::cluster::table::{Map, Slot};
 /// Bits of an IPv4 address that tell the addresses of one piece apart: as many as a `u32` can flag.
 const PIECE_BITS: u32 = 5;
 
-/// The Services that an address belongs to, as their own or behind them. Mostly one.
-#[derive(Clone)]
-enum Owners {
-    One(Arc<Slot>),
-    Many(Arc<[Arc<Slot>]>),
-}
-
-impl Owners {
-    /// None for nobody.
-    fn of(slots: &[Arc<Slot>]) -> Option<Self> {
-        match slots {
-            [] => None,
-            [slot] => Some(Self::One(Arc::clone(slot))),
-            slots => Some(Self::Many(slots.into())),
-        }
-    }
-
-    fn as_slice(&self) -> &[Arc<Slot>] {
-        match self {
-            Self::One(slot) => std::slice::from_ref(slot),
-            Self::Many(slots) => slots,
-        }
-    }
-}
+/// The Services that an address belongs to, as their own or behind them, if they are many. A rare thing.
+type Several = Arc<[Arc<Slot>]>;
 
 /// Neighboring addresses; immutable.
 #[derive(Default)]
 struct Piece {
+    /// Those with one owner: one pointer each.
     present: u32,
-    owners: Box<[Owners]>,
+    owners: Box<[Arc<Slot>]>,
+    /// Those with several, by their flag.
+    shared: Box<[(u32, Several)]>,
 }
 
 impl Piece {
-    /// Where the owners of this member stand, or would stand.
+    /// Where the owner of this member stands, or would stand.
     fn rank(&self, bit: u32) -> usize {
         // At most 32, which any usize holds.
         (self.present & (bit - 1)).count_ones() as usize
     }
 
     fn get(&self, bit: u32) -> &[Arc<Slot>] {
-        if self.present & bit == 0 {
-            return &[];
+        if self.present & bit != 0 {
+            return std::slice::from_ref(&self.owners[self.rank(bit)]);
         }
-        self.owners[self.rank(bit)].as_slice()
+        self.shared
+            .iter()
+            .find(|(other, _)| *other == bit)
+            .map_or(&[], |(_, owners)| owners)
     }
 
     /// This piece with other owners for one member; none if nobody is left.
-    fn with(&self, bit: u32, owners: Option<Owners>) -> Option<Self> {
+    fn with(&self, bit: u32, slots: &[Arc<Slot>]) -> Option<Self> {
         let rank = self.rank(bit);
         let behind = rank + usize::from(self.present & bit != 0);
-        let present = match owners {
-            Some(_) => self.present | bit,
-            None => self.present & !bit,
+        let (present, single) = match slots {
+            [slot] => (self.present | bit, Some(slot)),
+            _ => (self.present & !bit, None),
         };
-        let before = self.owners[..rank].iter().cloned();
-        let owners = before
-            .chain(owners)
-            .chain(self.owners[behind..].iter().cloned())
-            .collect();
-        (present != 0).then_some(Self { present, owners })
+        let before = self.owners[..rank].iter();
+        let owners = before.chain(single).chain(&self.owners[behind..]);
+        let several = (slots.len() > 1).then(|| (bit, slots.into()));
+        let others = self.shared.iter().filter(|(other, _)| *other != bit);
+        let this = Self {
+            present,
+            owners: owners.cloned().collect(),
+            shared: others.cloned().chain(several).collect(),
+        };
+        (present != 0 || !this.shared.is_empty()).then_some(this)
     }
 }
 
@@ -84,7 +72,7 @@ impl Piece {
 #[derive(Default)]
 pub(in crate::cluster) struct Addresses {
     v4: Map<u32, Piece>,
-    v6: Map<u128, Owners>,
+    v6: Map<u128, Several>,
 }
 
 fn place(address: Ipv4Addr) -> (u32, u32) {
@@ -113,7 +101,7 @@ impl Addresses {
             IpAddr::V6(address) => {
                 let owners = self.v6.pin();
                 let found = owners.get(&address.to_bits());
-                look(found.map(Owners::as_slice).unwrap_or_default())
+                look(found.map_or(&[], |owners| owners))
             }
         }
     }
@@ -122,7 +110,7 @@ impl Addresses {
     pub(in crate::cluster) fn all(&self) -> (Vec<Ipv4Addr>, Vec<Ipv6Addr>) {
         let mut v4 = Vec::new();
         for (&key, piece) in &self.v4.pin() {
-            let members = (0..1 << PIECE_BITS).filter(|member| piece.present & 1 << member != 0);
+            let members = (0..1 << PIECE_BITS).filter(|member| !piece.get(1 << member).is_empty());
             v4.extend(members.map(|member| Ipv4Addr::from_bits(key << PIECE_BITS | member)));
         }
         let map = self.v6.pin();
@@ -131,27 +119,26 @@ impl Addresses {
 
     /// Replaces the owners of an address; nobody takes it out. For the one writer only.
     pub(in crate::cluster) fn set(&self, address: IpAddr, slots: &[Arc<Slot>]) {
-        let owners = Owners::of(slots);
         match address {
-            IpAddr::V4(address) => self.set_v4(address, owners),
+            IpAddr::V4(address) => self.set_v4(address, slots),
             IpAddr::V6(address) => {
                 let map = self.v6.pin();
                 let key = address.to_bits();
-                match owners {
-                    Some(owners) => drop(map.insert(key, owners).is_some()),
-                    None => drop(map.remove(&key).is_some()),
+                match slots {
+                    [] => drop(map.remove(&key).is_some()),
+                    slots => drop(map.insert(key, slots.into()).is_some()),
                 }
             }
         }
     }
 
-    fn set_v4(&self, address: Ipv4Addr, owners: Option<Owners>) {
+    fn set_v4(&self, address: Ipv4Addr, slots: &[Arc<Slot>]) {
         let (key, bit) = place(address);
         let pieces = self.v4.pin();
         let changed = pieces
             .get(&key)
             .unwrap_or(&Piece::default())
-            .with(bit, owners);
+            .with(bit, slots);
         match changed {
             Some(piece) => drop(pieces.insert(key, piece).is_some()),
             None => drop(pieces.remove(&key).is_some()),
