@@ -279,7 +279,8 @@ fn what_json_and_protobuf_say_is_the_same() {
         ] {
             let list = plane.request(http::Method::GET, path, None).to_string();
             let mut count = 0;
-            let compare = &mut |object: Object| {
+            let compare = &mut |object: Result<Object, _>| {
+                let object = object.unwrap();
                 let meta = object.meta().clone();
                 watched.sink.look(|heard| {
                     assert_eq!(

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
 use crate::cluster::decode::raw::{AllLabels, SliceLabels};
 use crate::cluster::objects::{External, Object, Resource, ServiceKind};
@@ -66,13 +67,15 @@ pub struct ListMeta {
     pub continue_token: Box<str>,
 }
 
-/// Reads a list (`ServiceList`, …) from JSON and hands over each object as soon as it is whole.
+/// Reads a list (`ServiceList`, …) from JSON and hands over each object as soon as it is whole, or why it is none: one
+/// that cannot be read must not cost the others.
 pub fn list_from_json(
     resource: Resource,
     json: &[u8],
-    each: &mut dyn FnMut(Object),
+    each: &mut dyn FnMut(Result<Object, DecodeError>),
 ) -> Result<ListMeta, DecodeError> {
-    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let text = String::from_utf8_lossy(json);
+    let mut deserializer = serde_json::Deserializer::from_str(&text);
     let meta = deserializer.deserialize_map(ListVisitor { resource, each })?;
     deserializer.end()?;
     Ok(meta)
@@ -113,7 +116,7 @@ fn named<E: de::Error>(object: Object) -> Result<Object, E> {
 
 struct ListVisitor<'f> {
     resource: Resource,
-    each: &'f mut dyn FnMut(Object),
+    each: &'f mut dyn FnMut(Result<Object, DecodeError>),
 }
 
 impl<'de> Visitor<'de> for ListVisitor<'_> {
@@ -169,7 +172,7 @@ impl From<RawListMeta> for ListMeta {
 
 struct ItemsSeed<'f> {
     resource: Resource,
-    each: &'f mut dyn FnMut(Object),
+    each: &'f mut dyn FnMut(Result<Object, DecodeError>),
 }
 
 impl<'de> DeserializeSeed<'de> for ItemsSeed<'_> {
@@ -193,8 +196,8 @@ impl<'de> Visitor<'de> for ItemsSeed<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        while let Some(object) = items.next_element_seed(ObjectSeed(self.resource))? {
-            (self.each)(object);
+        while let Some(item) = items.next_element::<&RawValue>()? {
+            (self.each)(object_from_json(self.resource, item.get().as_bytes()));
         }
         Ok(())
     }
@@ -462,7 +465,7 @@ mod tests {
             "spec":{"hostNetwork":true,"containers":[]},"status":{"podIP":"10.1.0.1"}},
             {"metadata":{"name":"b"},"spec":null,"status":{"phase":"Failed"}}]}"#,
             &mut |object| match object {
-                Object::Pod(pod) => names.push((
+                Ok(Object::Pod(pod)) => names.push((
                     pod.meta.name,
                     pod.ip.is_some(),
                     pod.host_network,
@@ -490,6 +493,21 @@ mod tests {
             &mut |_| panic!("none"),
         );
         assert_eq!(empty, Ok(ListMeta::default()));
+    }
+
+    #[test]
+    fn an_item_that_cannot_be_read_costs_no_other() {
+        let mut names = Vec::new();
+        let list = b"{\"metadata\":{\"resourceVersion\":\"1\"},\"items\":[{\"metadata\":{\"name\":\"a\"}},
+            {\"metadata\":{\"name\":\"b\\ud800\"}},{\"metadata\":{\"name\":\"c\",\"annotations\":{\"\xff\":\"\xfe\"}}},
+            {\"metadata\":7},{\"metadata\":{\"name\":\"d\"},\"spec\":{\"ports\":[{\"port\":65536}]}},
+            {\"metadata\":{\"name\":\"e\"}}]}";
+        let meta = list_from_json(Resource::Services, list, &mut |object| {
+            names.push(object.ok().map(|object| object.meta().name.clone()));
+        });
+        assert_eq!(meta.map(|meta| meta.resource_version), Ok("1".into()));
+        let expected = [Some("a"), None, Some("c"), None, None, Some("e")];
+        assert_eq!(names, expected.map(|name| name.map(Box::from)));
     }
 
     #[test]

@@ -90,6 +90,10 @@ pub trait ObjectSink: Send + Sync + 'static {
 
     /// An object was deleted.
     fn deleted(&self, resource: Resource, namespace: &str, name: &str);
+
+    /// The source's history is not the one that was told: from here on equal versions say nothing about objects of
+    /// before, until the next list is complete. Nothing to a sink that goes by no versions.
+    fn history_changed(&self, _resource: Resource) {}
 }
 
 /// A sink that says what it knows, so that it can be compared with the source.
@@ -383,6 +387,10 @@ impl ObjectSink for Cluster {
     fn deleted(&self, resource: Resource, namespace: &str, name: &str) {
         let change = self.store().delete(resource, namespace, name, &self.table);
         self.note(resource, change);
+    }
+
+    fn history_changed(&self, resource: Resource) {
+        self.store().history_changed(resource);
     }
 }
 

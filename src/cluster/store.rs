@@ -100,6 +100,8 @@ pub(in crate::cluster) struct Store {
     lists: [u32; Resource::COUNT],
     /// Which of them have come to their end once.
     listed: [bool; Resource::COUNT],
+    /// The versions of what was seen before stand for other things by now.
+    distrusted: [bool; Resource::COUNT],
     namespaces: HashMap<Key, Seen>,
     services: HashMap<Key, Box<ServiceRecord>>,
     slices: HashMap<Key, SliceRecord>,
@@ -146,6 +148,7 @@ impl Store {
             keep,
             lists: [0; Resource::COUNT],
             listed: [false; Resource::COUNT],
+            distrusted: [false; Resource::COUNT],
             namespaces: HashMap::new(),
             services: HashMap::new(),
             slices: HashMap::new(),
@@ -163,6 +166,11 @@ impl Store {
         }
     }
 
+    /// Equal versions say nothing until the next list is complete.
+    pub(in crate::cluster) fn history_changed(&mut self, resource: Resource) {
+        self.distrusted[resource as usize] = true;
+    }
+
     /// Takes away what the list that ends here did not name.
     pub(in crate::cluster) fn list_finished(
         &mut self,
@@ -170,6 +178,7 @@ impl Store {
         table: &Table,
     ) -> Change {
         self.listed[resource as usize] = true;
+        self.distrusted[resource as usize] = false;
         let list = self.lists[resource as usize];
         let gone = |seen: &Seen| seen.list != list;
         let keys: Vec<Key> = match resource {
@@ -212,12 +221,13 @@ impl Store {
     }
 
     fn put(&mut self, object: Object, seen: Seen, table: &Table) -> Change {
+        let trusted = !self.distrusted[object.resource() as usize];
         match object {
             Object::Namespace(meta) => self.apply_namespace(&meta, seen, table),
-            Object::Service(service) => self.apply_service(service, seen, table),
-            Object::EndpointSlice(slice) => self.apply_slice(slice, seen, table),
+            Object::Service(service) => self.apply_service(service, seen, trusted, table),
+            Object::EndpointSlice(slice) => self.apply_slice(slice, seen, trusted, table),
             Object::Pod(pod) => Change {
-                zone: self.pods.apply(&pod, &seen.version, table),
+                zone: self.pods.apply(&pod, &seen.version, trusted, table),
                 ..Change::default()
             },
             Object::ServiceImport(_) => Change::default(),
@@ -271,7 +281,13 @@ impl Store {
         }
     }
 
-    fn apply_service(&mut self, service: Service, seen: Seen, table: &Table) -> Change {
+    fn apply_service(
+        &mut self,
+        service: Service,
+        seen: Seen,
+        trusted: bool,
+        table: &Table,
+    ) -> Change {
         let Some(key) = service_key(&service.meta.name, &service.meta.namespace) else {
             return Change::default();
         };
@@ -289,7 +305,7 @@ impl Store {
             // Ports show from outside only where the Service does.
             change.external =
                 known.external != external || known.ports != ports && external.is_some();
-            if known.seen.is_same(&seen) || !change.zone && !change.external {
+            if trusted && known.seen.is_same(&seen) || !change.zone && !change.external {
                 known.seen = seen;
                 return Change::default();
             }
@@ -325,9 +341,16 @@ impl Store {
         }
     }
 
-    fn apply_slice(&mut self, slice: EndpointSlice, seen: Seen, table: &Table) -> Change {
+    fn apply_slice(
+        &mut self,
+        slice: EndpointSlice,
+        seen: Seen,
+        trusted: bool,
+        table: &Table,
+    ) -> Change {
         let key = object_key(&slice.meta.namespace, &slice.meta.name);
         if let Some(record) = self.slices.get_mut(&key)
+            && trusted
             && record.seen.is_same(&seen)
         {
             record.seen = seen;

@@ -610,3 +610,38 @@ fn the_external_serial_moves_with_what_is_seen_from_outside_and_nothing_else() {
     assert_eq!(moves(&relist), (true, true));
     assert_eq!(external_owners(&cluster, "192.0.2.1"), 0);
 }
+
+#[test]
+fn after_a_restore_an_equal_version_may_be_another_object() {
+    let cluster = cluster();
+    let list = |objects: [Object; 3]| {
+        let resources = [Resource::Services, Resource::EndpointSlices, Resource::Pods];
+        for (resource, object) in resources.into_iter().zip(objects) {
+            cluster.list_started(resource);
+            cluster.listed(object);
+            cluster.list_finished(resource);
+        }
+    };
+    let objects = |last: &str| {
+        let pod = pod("web-0", "7", &format!("10.2.0.{last}"));
+        [
+            cluster_ip("web", "7", &format!("10.0.0.{last}")),
+            slice("web-1", "web", "7", &[&format!("10.1.0.{last}")]),
+            Object::Pod(pod),
+        ]
+    };
+    list(objects("1"));
+    // Without a word, equal versions are equal objects: nothing is looked at.
+    list(objects("2"));
+    assert_eq!(addresses(&cluster, b"\x03web\x04shop"), ["10.1.0.1"]);
+    for resource in [Resource::Services, Resource::EndpointSlices, Resource::Pods] {
+        cluster.history_changed(resource);
+    }
+    list(objects("3"));
+    assert_eq!(addresses(&cluster, b"\x03web\x04shop"), ["10.1.0.3"]);
+    assert_eq!(owners(&cluster, "10.0.0.3"), ["web.shop"]);
+    assert!(owners(&cluster, "10.0.0.1").is_empty());
+    assert_eq!(cluster.table.pods(ip("10.2.0.3"), b"\x04shop"), 1);
+    list(objects("4"));
+    assert_eq!(addresses(&cluster, b"\x03web\x04shop"), ["10.1.0.3"]);
+}

@@ -61,11 +61,11 @@ fn a19_a_token_that_is_rotated_leaves_no_gap() {
             proxy.cut();
             fed.wait_for_oracle(plane, &world);
         }
-        assert_eq!(fed.failures("forbidden"), 0);
+        assert_eq!(fed.failures("unauthorized"), 0);
         // The server may let the old one expire before the new one is in the file.
         *valid.lock().unwrap() = "late".to_owned();
         proxy.cut();
-        wait("to be refused", || fed.failures("forbidden") >= 4);
+        wait("to be refused", || fed.failures("unauthorized") >= 4);
         world.churn(plane, 5);
         fs::write(&token, "late").unwrap();
         fed.wait_for_oracle(plane, &world);
@@ -95,13 +95,13 @@ fn a20_without_a_token_in_its_file_the_last_one_is_used() {
             world.churn(plane, round);
             fed.wait_for_oracle(plane, &world);
         }
-        assert_eq!(fed.failures("forbidden"), 0);
+        assert_eq!(fed.failures("unauthorized"), 0);
         fs::write(&token, "next").unwrap();
         *valid.lock().unwrap() = "next".to_owned();
         proxy.cut();
         world.churn(plane, spoil.len());
         fed.wait_for_oracle(plane, &world);
-        assert_eq!(fed.failures("forbidden"), 0);
+        assert_eq!(fed.failures("unauthorized"), 0);
     });
 }
 

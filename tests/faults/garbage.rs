@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use fingerpost::cluster::connect::{Connection, Surroundings};
+use fingerpost::cluster::source::Limits;
+use fingerpost::cluster::watch::WatchPlan;
 use fingerpost::cluster::watch::pace::Pace;
 use serde_json::json;
 
-use crate::bed::{Fed, World, pace, wait, with_plane};
-use crate::fault_proxy::{Asked, Treatment, speaks_of};
+use crate::bed::{ALL, Fed, World, endpoint, oracle, pace, pause, wait, with_plane};
+use crate::fault_proxy::{Asked, Edit, Treatment, speaks_of};
 
 #[test]
 fn a09_a_list_that_comes_slowly_is_waited_for_while_the_old_one_serves() {
@@ -190,6 +193,53 @@ fn a14_a_watch_that_is_closed_again_and_again_goes_on_without_lists() {
     });
 }
 
+/// The versions that watches of Services were resumed from.
+fn resumed_from(asked: &[Asked]) -> Vec<u64> {
+    let of = |asked: &Asked| {
+        let (_, rest) = asked.uri.split_once("&resourceVersion=")?;
+        rest.split('&').next()?.parse().ok()
+    };
+    asked.iter().filter_map(of).collect()
+}
+
+#[test]
+fn a15_bookmarks_move_the_version_forward_and_never_back() {
+    with_plane(|plane, proxy| {
+        let mut world = World::new(plane, "a15");
+        let send = Arc::new(AtomicBool::new(false));
+        let sent = Arc::clone(&send);
+        proxy.plan(move |_| {
+            let sent = Arc::clone(&sent);
+            Treatment::through(|through| {
+                through.json = true;
+                through.edit = Some(Box::new(move |event| {
+                    let mut events = vec![event.to_vec()];
+                    if sent.load(Ordering::SeqCst) {
+                        let old =
+                            r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"1"}}}"#;
+                        events.push(old.as_bytes().to_vec());
+                    }
+                    events
+                }));
+            })
+        });
+        let fed = Fed::through(proxy);
+        fed.wait_synced();
+        send.store(true, Ordering::SeqCst);
+        world.churn(plane, 0);
+        fed.wait_for_oracle(plane, &world);
+        proxy.forget();
+        proxy.cut();
+        let watches = |asked: &Asked| asked.is_watch() && asked.is_of("services");
+        wait("the next watch", || !proxy.asked(watches).is_empty());
+        let versions = resumed_from(&proxy.asked(watches));
+        assert!(versions.iter().all(|&version| version > 1), "{versions:?}");
+        world.churn(plane, 1);
+        fed.wait_for_oracle(plane, &world);
+        assert_eq!(fed.lists("services"), 1, "nothing had to be listed anew");
+    });
+}
+
 #[test]
 fn a16_events_that_make_no_sense_change_nothing_and_true_ones_may_come_twice() {
     with_plane(|plane, proxy| {
@@ -250,6 +300,64 @@ fn a16_events_that_make_no_sense_change_nothing_and_true_ones_may_come_twice() {
         proxy.pass();
         proxy.cut();
         fed.wait_for_oracle(plane, &world);
+    });
+}
+
+#[test]
+fn a18_events_that_nobody_saw_are_made_up_for_by_the_next_comparison() {
+    with_plane(|plane, proxy| {
+        let mut world = World::new(plane, "a18-lossy");
+        let lose = Arc::new(AtomicBool::new(false));
+        let losing = Arc::clone(&lose);
+        proxy.plan(move |asked| {
+            let losing = Arc::clone(&losing);
+            let mut listing = asked.is_streamed_list();
+            let lossy = move |event: &[u8]| {
+                listing &= !speaks_of(event, "initial-events-end");
+                let lost = !listing && losing.load(Ordering::SeqCst) && speaks_of(event, "lossy");
+                if lost { vec![] } else { vec![event.to_vec()] }
+            };
+            let watch = asked.is_watch();
+            Treatment::through(|through| through.edit = watch.then(|| -> Edit { Box::new(lossy) }))
+        });
+        // 10 minutes in production.
+        let plan = WatchPlan {
+            resources: ALL.to_vec(),
+            reconcile: Some(Duration::from_millis(300)),
+            limits: Limits {
+                interval: Some(Duration::ZERO),
+                ..Limits::default()
+            },
+            ..WatchPlan::default()
+        };
+        let connection = Connection::of(&endpoint(proxy.url()), &Surroundings::default()).unwrap();
+        let fed = Fed::planned(connection, plan, pace());
+        fed.wait_synced();
+        fed.wait_for_oracle(plane, &world);
+        lose.store(true, Ordering::SeqCst);
+        let watches = |asked: &Asked| asked.is_watch();
+        let opened = proxy.asked(watches).len();
+        let mut elsewhere = World::new(plane, "elsewhere");
+        let mut turn = 0;
+        for round in 0..2 {
+            // Created, changed and deleted, and no watch tells of it.
+            world.churn(plane, round);
+            let right = oracle(plane, &world.namespace);
+            wait("what was lost", || {
+                // What a bookmark does in production, a change elsewhere does here: it brings the watch to a version
+                // beyond what was lost, so that this is known not to come any more.
+                elsewhere.churn(plane, turn);
+                turn += 1;
+                pause(100);
+                fed.state(&world.namespace, &world.names) == right
+            });
+        }
+        assert!(fed.count("fingerpost_kubernetes_drift_repaired_total", &[]) >= 4);
+        assert_eq!(
+            proxy.asked(watches).len(),
+            opened,
+            "it was not listed again"
+        );
     });
 }
 

@@ -20,12 +20,16 @@
 //! | A12 silent watches | `a12_…` | `watch.rs` |
 //! | A13 half-open connections | `a13_…`: that the kernel is told to probe; its probing takes a minute | |
 //! | A14 watches closed each second | `a14_…` | |
+//! | A15 bookmarks | `a15_…`; the one that ends a streamed list: every test | `watch.rs` |
 //! | A16 events without sense | `a16_…` | |
+//! | A17 restored from a backup | `a17_…`: etcd with its data of before; if the server has passed all our versions again, the next comparison finds out | `watch.rs` |
+//! | A18 lost events | `a18_…` | `reconcile.rs` |
 //! | A19 rotated token | `a19_…` | `watch.rs` |
 //! | A20 empty token file | `a20_…` | `watch.rs` |
 //! | A21 wrong and rotated certificates | `a21_…`, one of them by `cargo xtask soak` | `apiserver.rs` |
 //! | A22 missing rights | `a22_…` | `apiserver.rs`, `kubeadm.rs` |
 //! | A23 rights taken away | `a23_…` | |
+//! | A24 no such resource | `a24_…` | |
 //! | A25 two addresses, one dead | `a25_…` | |
 //! | A26 the clock jumps | `a26_…`: the wall clock of the process alone; the kernel's others do not jump | `layers.rs` |
 //! | A27 large lists | `a27_…`, 20 MiB from a scripted server | |

@@ -5,13 +5,17 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use fingerpost::cluster::connect::{Connection, Surroundings};
+use fingerpost::cluster::objects::Resource;
 use fingerpost::cluster::source::ApiSource;
+use fingerpost::cluster::watch::WatchPlan;
 use fingerpost::cluster::watch::pace::Pace;
 use hickory_proto::op::ResponseCode;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::bed::{Fed, Served, World, kubeconfig_with_token_file, pace, pause, wait, with_plane};
+use crate::bed::{
+    ALL, Fed, Served, World, endpoint, kubeconfig_with_token_file, pace, pause, wait, with_plane,
+};
 use crate::control_plane::ControlPlane;
 use crate::fault_proxy::{FaultProxy, Treatment};
 
@@ -282,6 +286,29 @@ fn a23_a_right_that_is_taken_away_leaves_what_is_known_until_it_is_given_back() 
         assert_eq!(fed.state(&world.namespace, &world.names), before);
         assert!(fed.cluster.synced());
         account.bind();
+        fed.wait_for_oracle(plane, &world);
+    });
+}
+
+#[test]
+fn a24_a_resource_that_the_server_does_not_know_keeps_no_other_waiting() {
+    with_plane(|plane, proxy| {
+        let mut world = World::new(plane, "a24");
+        // No CustomResourceDefinition makes ServiceImports known here.
+        let plan = WatchPlan {
+            resources: [&ALL[..], &[Resource::ServiceImports]].concat(),
+            ..WatchPlan::default()
+        };
+        let connection = Connection::of(&endpoint(proxy.url()), &Surroundings::default()).unwrap();
+        let fed = Fed::planned(connection, plan, pace());
+        let others = ["namespaces", "services", "endpointslices", "pods"];
+        wait("the others", || {
+            others.iter().all(|one| fed.lists(one) == 1)
+        });
+        fed.wait_for_oracle(plane, &world);
+        wait("to be refused", || fed.failures("refused") >= 2);
+        assert!(!fed.cluster.synced());
+        world.churn(plane, 0);
         fed.wait_for_oracle(plane, &world);
     });
 }

@@ -234,7 +234,8 @@ pub(crate) fn ask(port: u16, name: &str, record_type: RecordType) -> Message {
     panic!("no reply to {name} {record_type}");
 }
 
-fn try_ask(port: u16, name: &str, record_type: RecordType) -> Option<Message> {
+/// The same once; none if nothing came back.
+pub(crate) fn try_ask(port: u16, name: &str, record_type: RecordType) -> Option<Message> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).ok()?;
     socket.connect((Ipv4Addr::LOCALHOST, port)).ok()?;
     socket.set_read_timeout(Some(Duration::from_secs(3))).ok()?;

@@ -48,7 +48,10 @@ pub fn event(resource: Resource, frame: &[u8]) -> Result<Event, Malformed> {
             Ok(object) => Event::Set(object),
             Err(Malformed(why)) => Event::Garbled(why.to_owned()),
         },
-        "DELETED" => Event::Deleted(metadata(message)?.meta()),
+        "DELETED" => match metadata(message) {
+            Ok(found) => Event::Deleted(found.meta()),
+            Err(Malformed(why)) => Event::Garbled(why.to_owned()),
+        },
         "BOOKMARK" => {
             let found = metadata(message)?;
             Event::Bookmark {
@@ -64,13 +67,17 @@ pub fn event(resource: Resource, frame: &[u8]) -> Result<Event, Malformed> {
 /// The annotation of the bookmark that stands between the list and what happens after it.
 pub const LIST_ENDS: &str = "k8s.io/initial-events-end";
 
-/// One page of a list, each object handed to `each`.
+/// One page of a list, each object handed to `each`, or why it is none: one that cannot be read must not cost the
+/// others.
 pub fn page(
     resource: Resource,
     reply: &[u8],
-    mut each: impl FnMut(Object),
+    mut each: impl FnMut(Result<Object, Malformed>),
 ) -> Result<Page, Malformed> {
-    items(reply, |item| object(resource, item).map(&mut each))
+    items(reply, |item| {
+        each(object(resource, item));
+        Ok(())
+    })
 }
 
 /// The same, of which only what identifies each object is read: a `PartialObjectMetadataList`, or a list of the

@@ -359,7 +359,7 @@ fn a_list() -> Vec<u8> {
 fn a_page_hands_over_each_object() {
     let mut count = 0;
     let page = page(Resource::Services, &a_list(), |object| {
-        assert_eq!(object.meta(), &expected_meta());
+        assert_eq!(object.unwrap().meta(), &expected_meta());
         count += 1;
     });
     assert_eq!(
@@ -447,4 +447,22 @@ fn what_has_no_magic_or_endless_numbers_is_refused() {
         .unwrap()
         .is_err()
     );
+}
+
+#[test]
+fn an_item_that_cannot_be_read_costs_no_other() {
+    let bad = bytes(1, bytes(1, [0xff, 0xfe]));
+    let list = message(1, &[bytes(2, "77")]);
+    let items = [bytes(2, a_service()), bytes(2, &bad), bytes(2, a_service())];
+    let list = wrapped("ServiceList", &[list, items.concat()].concat());
+    let mut good = Vec::new();
+    let page = page(Resource::Services, &list, |object| {
+        good.push(object.is_ok())
+    });
+    assert_eq!(page.map(|page| page.version), Ok("77".into()));
+    assert_eq!(good, [true, false, true]);
+    for kind in ["ADDED", "MODIFIED", "DELETED"] {
+        let event = event(Resource::Services, &frame(kind, &bad));
+        assert!(matches!(event, Ok(Event::Garbled(_))), "{event:?}");
+    }
 }

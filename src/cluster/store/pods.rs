@@ -53,8 +53,14 @@ impl Pods {
         version_of(&old) == *version
     }
 
-    /// Takes in a Pod; whether an address changed.
-    pub(super) fn apply(&mut self, pod: &Pod, version: &Version, table: &Table) -> bool {
+    /// Takes in a Pod; whether an address changed. With `trusted`, one whose version is known is as it was.
+    pub(super) fn apply(
+        &mut self,
+        pod: &Pod,
+        version: &Version,
+        trusted: bool,
+        table: &Table,
+    ) -> bool {
         let key = object_key(&pod.meta.namespace, &pod.meta.name);
         let Some(namespace) = label(&pod.meta.namespace).filter(|_| key.len() <= KEY_MAX) else {
             // The API server has no such object.
@@ -66,7 +72,7 @@ impl Pods {
             Version::Text(_) => None,
         };
         let new = match old {
-            Some(old) if old.version.is_some() && old.version == version => old,
+            Some(old) if trusted && old.version.is_some() && old.version == version => old,
             // One that is going keeps its last address until it is gone, and gets none any more.
             Some(old) if pod.terminating && !pod.finished => Entry { going: true, ..old },
             _ => Entry {
@@ -99,9 +105,9 @@ impl Pods {
                 terminating: false,
                 ..pod.clone()
             };
-            self.apply(&running, &Version::Text(Box::default()), table);
+            self.apply(&running, &Version::Text(Box::default()), true, table);
         }
-        self.apply(pod, version, table);
+        self.apply(pod, version, true, table);
         let key = object_key(&pod.meta.namespace, &pod.meta.name);
         if let Some(entry) = self.roster.get(&key) {
             let unseen = Entry {

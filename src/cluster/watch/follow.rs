@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 use crate::cluster::Inventory;
 use crate::cluster::connect::describe;
 use crate::cluster::decode;
-use crate::cluster::objects::Resource;
+use crate::cluster::objects::{Object, Resource};
 use crate::cluster::protobuf::{self, Malformed};
 use crate::cluster::watch::WatchPlan;
 use crate::cluster::watch::event::{Event, Page};
@@ -127,6 +127,9 @@ impl Follower {
         if matches!(failure, Failure::Expired | Failure::Ahead) {
             self.hasty += 1;
             if self.hasty == 1 {
+                if *failure == Failure::Ahead {
+                    self.link.rewound();
+                }
                 return AT_ONCE.mul_f64(chance());
             }
         }
@@ -153,6 +156,10 @@ impl Follower {
         let seconds = 300 + (chance() * 300.0) as u64;
         match self.progress.take_wish() {
             Some(Wish::List) => self.progress.forget_version(),
+            Some(Wish::Rewound) => {
+                self.progress.forget_version();
+                self.sink.history_changed(self.resource);
+            }
             Some(Wish::Doubt) => self.suspicious = true,
             None => {}
         }
@@ -220,16 +227,36 @@ impl Follower {
     }
 
     fn take_page(&self, encoding: Encoding, body: &[u8]) -> Result<Page, Failure> {
-        let each = |object| self.sink.listed(object);
         match encoding {
-            Encoding::Protobuf => protobuf::page(self.resource, body, each).map_err(garbled),
-            Encoding::Json => decode::list_from_json(self.resource, body, &mut { each })
-                .map(|list| Page {
-                    version: list.resource_version,
-                    next: list.continue_token,
-                })
-                .map_err(|error| Failure::Garbled(error.to_string())),
+            Encoding::Protobuf => {
+                let each = |object: Result<_, Malformed>| {
+                    self.take_listed(object.map_err(|Malformed(why)| why.to_owned()));
+                };
+                protobuf::page(self.resource, body, each).map_err(garbled)
+            }
+            Encoding::Json => decode::list_from_json(self.resource, body, &mut |object| {
+                self.take_listed(object.map_err(|error| error.to_string()));
+            })
+            .map(|list| Page {
+                version: list.resource_version,
+                next: list.continue_token,
+            })
+            .map_err(|error| Failure::Garbled(error.to_string())),
         }
+    }
+
+    fn take_listed(&self, object: Result<Object, String>) {
+        match object {
+            Ok(object) => self.sink.listed(object),
+            Err(why) => self.pass_over(why),
+        }
+    }
+
+    /// Counts an object that cannot be understood.
+    fn pass_over(&self, why: String) {
+        self.metrics.garbled.inc();
+        let failure = Failure::Garbled(why);
+        self.link.journal.failed(self.resource, &failure);
     }
 
     /// Takes in a watch until it ends.
@@ -312,11 +339,7 @@ impl Follower {
                 }
             }
             Event::Error(status) => return Err(Failure::refused(status)),
-            Event::Garbled(why) => {
-                self.metrics.garbled.inc();
-                let failure = Failure::Garbled(why);
-                self.link.journal.failed(self.resource, &failure);
-            }
+            Event::Garbled(why) => self.pass_over(why),
             Event::Unknown => {}
         }
         Ok(listing)

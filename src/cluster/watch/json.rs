@@ -84,14 +84,19 @@ struct Cause {
 
 /// One event of a watch. Refused if the line is no event; an object that is none is an event of its own.
 pub(super) fn event(resource: Resource, line: &[u8]) -> Result<Event, serde_json::Error> {
-    let raw: RawEvent<'_> = serde_json::from_slice(line)?;
+    // Text that is none harms the object it stands in, if that.
+    let line = String::from_utf8_lossy(line);
+    let raw: RawEvent<'_> = serde_json::from_str(&line)?;
     let object = raw.object.get().as_bytes();
     Ok(match raw.kind.as_ref() {
         "ADDED" | "MODIFIED" => match object_from_json(resource, object) {
             Ok(object) => Event::Set(object),
             Err(error) => Event::Garbled(error.to_string()),
         },
-        "DELETED" => Event::Deleted(meta(object)?),
+        "DELETED" => match meta(object) {
+            Ok(meta) => Event::Deleted(meta),
+            Err(error) => Event::Garbled(error.to_string()),
+        },
         "BOOKMARK" => {
             let marked: Annotated = serde_json::from_slice(object)?;
             let mark = marked.metadata.annotations.get(LIST_ENDS);
@@ -186,6 +191,19 @@ mod tests {
                 "{line}"
             );
         }
+    }
+
+    #[test]
+    fn text_that_is_none_hurts_the_object_it_stands_in_alone() {
+        for kind in ["ADDED", "MODIFIED", "DELETED"] {
+            let surrogate =
+                format!(r#"{{"type":"{kind}","object":{{"metadata":{{"name":"a\ud800"}}}}}}"#);
+            let garbled = namespaces(&surrogate);
+            assert!(matches!(garbled, Event::Garbled(_)), "{garbled:?}");
+        }
+        let line = b"{\"type\":\"ADDED\",\"object\":{\"metadata\":{\"name\":\"a\",\"annotations\":{\"x\":\"\xff\"}}}}";
+        let event = event(Resource::Namespaces, line);
+        assert!(matches!(event, Ok(Event::Set(_))), "{event:?}");
     }
 
     #[test]

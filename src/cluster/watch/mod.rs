@@ -213,6 +213,9 @@ pub fn start_on(
         }
         followed.push((resource, progress));
     }
+    let progresses = followed.iter().map(|(_, progress)| Arc::clone(progress));
+    // The tasks have not asked for anything yet that could tell of a restore.
+    let _ = link.followed.set(progresses.collect());
     Ok(Arc::new(WatchHandle {
         followed,
         host,

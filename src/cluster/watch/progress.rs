@@ -17,6 +17,9 @@ pub(super) enum Wish {
     Doubt,
     /// List again.
     List,
+    /// The server went back in time, as after a restore: what happened since then is another history, in which versions
+    /// that we saw stand for other things. List again, and take no version for known.
+    Rewound,
 }
 
 /// A moment that others see, kept as milliseconds since the watch was made, plus one; zero means never.

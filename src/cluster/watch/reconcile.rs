@@ -390,11 +390,14 @@ impl Reconciler {
         };
         let version = match encoding {
             Encoding::Protobuf => {
+                let each = |object: Result<Object, _>| object.into_iter().for_each(&mut each);
                 let page = protobuf::page(self.resource, &body, each).map_err(garbled)?;
                 page.version
             }
             Encoding::Json => {
-                let list = decode::list_from_json(self.resource, &body, &mut each);
+                let list = decode::list_from_json(self.resource, &body, &mut |object| {
+                    object.into_iter().for_each(&mut each);
+                });
                 let list = list.map_err(|error| Failure::Garbled(error.to_string()))?;
                 list.resource_version
             }

@@ -1,5 +1,6 @@
 //! What is asked of the API server, and what comes back before the first event.
 
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
@@ -20,6 +21,7 @@ use crate::cluster::watch::json;
 use crate::cluster::watch::limit::{Limiter, Seat};
 use crate::cluster::watch::metrics::ClientMetrics;
 use crate::cluster::watch::pace::Pace;
+use crate::cluster::watch::progress::{Progress, Wish};
 use crate::cluster::watch::session::Session;
 
 /// Objects asked for at a time where the list cannot be streamed.
@@ -35,12 +37,14 @@ const REFUSAL_BYTES_MAX: usize = 64 << 10;
 pub(super) struct Link {
     session: Session,
     /// What is counted.
-    pub(super) metrics: std::sync::Arc<ClientMetrics>,
+    pub(super) metrics: Arc<ClientMetrics>,
     /// What is logged.
     pub(super) journal: Journal,
     /// How long we wait.
     pub(super) pace: Pace,
     limiter: Limiter,
+    /// Every resource that is watched over this link.
+    pub(super) followed: OnceLock<Box<[Arc<Progress>]>>,
 }
 
 /// The encoding of a body.
@@ -80,7 +84,7 @@ pub(super) struct Stream {
 impl Link {
     pub(super) fn new(
         connection: Connection,
-        metrics: std::sync::Arc<ClientMetrics>,
+        metrics: Arc<ClientMetrics>,
         pace: Pace,
         limits: Limits,
     ) -> Self {
@@ -91,6 +95,15 @@ impl Link {
             journal,
             pace,
             limiter: Limiter::new(limits),
+            followed: OnceLock::new(),
+        }
+    }
+
+    /// The server's data went back in time, as one resource found out. Another may have passed its old version by now,
+    /// and would miss what lies between.
+    pub(super) fn rewound(&self) {
+        for progress in self.followed.get().into_iter().flatten() {
+            progress.wish(Wish::Rewound);
         }
     }
 
