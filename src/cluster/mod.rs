@@ -118,6 +118,8 @@ pub struct Keep {
     pub pod_names: bool,
     /// Where Services are reached from outside of the cluster (`k8s_external`).
     pub external: bool,
+    /// Endpoints are reached from there too, so that their changes move the external serial (`headless`).
+    pub external_endpoints: bool,
     /// The topology zones of endpoints (`zonal`).
     pub zones: bool,
 }
@@ -141,6 +143,7 @@ pub struct Cluster {
     restored: AtomicU64,
     serial: Serial,
     external_serial: Serial,
+    external_endpoints: bool,
     /// Changes that a snapshot would show.
     changes: AtomicU64,
     observer: OnceLock<TriggerObserver>,
@@ -179,6 +182,7 @@ impl Cluster {
             restored: AtomicU64::new(0),
             serial: Serial::default(),
             external_serial: Serial::default(),
+            external_endpoints: keep.external_endpoints,
             changes: AtomicU64::new(0),
             observer: OnceLock::new(),
         }
@@ -241,7 +245,8 @@ impl Cluster {
         self.serial.take()
     }
 
-    /// The same for what Services are from outside of the cluster.
+    /// The same for what Services are from outside of the cluster. In CoreDNS it stays when a Service comes or goes and
+    /// when endpoints change, so that a secondary would never ask for them (RFC 1034, section 4.3.5).
     pub fn external_serial(&self) -> u32 {
         self.external_serial.get()
     }
@@ -313,7 +318,7 @@ impl Cluster {
         if change.zone {
             self.serial.move_on();
         }
-        if change.external {
+        if change.external || change.zone && self.external_endpoints {
             self.external_serial.move_on();
         }
         // A list brings changes of long ago; how fast we are shows in what comes after it.

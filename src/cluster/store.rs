@@ -262,6 +262,7 @@ impl Store {
         };
         Change {
             zone,
+            external: zone && resource == Resource::Namespaces,
             ..Change::default()
         }
     }
@@ -277,6 +278,7 @@ impl Store {
         // A Service may be known before its namespace is, and shows only from here on. CoreDNS leaves the serial.
         Change {
             zone: is_new,
+            external: is_new,
             ..Change::default()
         }
     }

@@ -116,7 +116,7 @@ pub enum Alias {
 }
 
 /// One way to a Service from outside of the cluster, as readers need it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub enum ExternalTarget {
     /// An address.
     Address(IpAddr),

@@ -522,7 +522,14 @@ fn external_addresses_are_kept_only_where_they_are_asked_for() {
     cluster.applied(balanced(
         "1",
         80,
-        &["192.0.2.1", "LB.example.com", "", "a..b"],
+        &[
+            "192.0.2.1",
+            "LB.example.com",
+            "192.0.2.1",
+            "",
+            "lb.EXAMPLE.com",
+            "a..b",
+        ],
     ));
     let view = cluster.table.service(b"\x03web\x04shop").expect("a view");
     let name = crate::wire::name::Name::from_text("LB.example.com").expect("a name");
@@ -565,7 +572,7 @@ fn inner_owners(cluster: &Cluster, address: &str) -> usize {
 }
 
 #[test]
-fn the_external_serial_moves_with_what_is_seen_from_outside_and_nothing_else() {
+fn cases_248_and_249_the_external_serial_moves_with_what_is_seen_from_outside() {
     let cluster = with_external();
     // Whether the serial of the cluster's zone moves, and that of what is outside.
     let moves = |what: &dyn Fn()| {
@@ -602,6 +609,11 @@ fn the_external_serial_moves_with_what_is_seen_from_outside_and_nothing_else() {
         (true, true)
     );
     assert_eq!(apply("8", 82, &["192.0.2.1"]), (true, true));
+    let slice_changes = || cluster.applied(slice("web-1", "web", "9", &["10.1.0.1"]));
+    assert_eq!(moves(&slice_changes), (true, false));
+    let namespace = || cluster.applied(Object::Namespace(meta("shop", "10")));
+    assert_eq!(moves(&namespace), (true, true));
+    assert_eq!(moves(&namespace), (false, false));
     // A list that no longer names it takes it away.
     let relist = || {
         cluster.list_started(Resource::Services);
@@ -644,4 +656,19 @@ fn after_a_restore_an_equal_version_may_be_another_object() {
     assert_eq!(cluster.table.pods(ip("10.2.0.3"), b"\x04shop"), 1);
     list(objects("4"));
     assert_eq!(addresses(&cluster, b"\x03web\x04shop"), ["10.1.0.3"]);
+}
+
+#[test]
+fn where_endpoints_are_seen_from_outside_they_move_the_external_serial() {
+    let keep = Keep {
+        external: true,
+        external_endpoints: true,
+        ..Keep::default()
+    };
+    let cluster = Cluster::new(&ALL, keep);
+    cluster.applied(slice("web-1", "web", "1", &["10.1.0.1"]));
+    assert_ne!(cluster.external_serial(), 0);
+    cluster.external_serial.reset();
+    cluster.applied(slice("web-1", "web", "2", &["10.1.0.1"]));
+    assert_eq!(cluster.external_serial(), 0);
 }

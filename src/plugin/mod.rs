@@ -18,6 +18,9 @@ mod resolv_conf;
 /// `ttl SECONDS` of the plugins that answer from a cluster.
 pub mod ttl;
 
+/// Answers from a snapshot.
+mod stale;
+
 /// The records of a Service, for the plugins that answer them.
 mod service;
 
@@ -83,6 +86,9 @@ pub mod transfer;
 /// Answers from a hosts file.
 pub mod hosts;
 
+/// Answers for Services as they are reached from outside of the cluster.
+pub mod k8s_external;
+
 /// Answers the names of a cluster.
 pub mod kubernetes;
 
@@ -134,6 +140,7 @@ pub static PLUGINS: &[&Spec] = &[
     &cache::SPEC,
     &transfer::SPEC,
     &hosts::SPEC,
+    &k8s_external::SPEC,
     &kubernetes::SPEC,
     &loop_guard::SPEC,
     &forward::SPEC,

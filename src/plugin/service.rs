@@ -36,6 +36,14 @@ pub(super) enum Part<'q> {
 }
 
 impl<'q> Part<'q> {
+    /// An endpoint by its label; a single underscore is no part of its name, and alone it stands for all.
+    pub(super) fn endpoint(label: &'q [u8]) -> Self {
+        match without_underscore(label) {
+            b"" => Self::Whole,
+            label => Self::Endpoint(label),
+        }
+    }
+
     /// A port by the labels of its name and of its protocol, underscores or not.
     pub(super) fn port(port: &'q [u8], protocol: &'q [u8]) -> Self {
         Self::Port {

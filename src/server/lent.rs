@@ -16,6 +16,8 @@ use crate::cluster::scope::Scope;
 pub struct Demands {
     /// Where Services are reached from outside of the cluster.
     pub external: bool,
+    /// A serial for that which moves with endpoints too.
+    pub external_endpoints: bool,
 }
 
 /// The cluster of a block, as its `kubernetes` shows it.

@@ -131,6 +131,12 @@ impl<'b> ReplyWriter<'b> {
         self.section = section;
     }
 
+    /// The QNAME as the client spelled it.
+    pub fn qname(&self) -> NameRef<'_> {
+        NameRef::from_wire(&self.out[HEADER_LEN..self.question_end])
+            .expect("the question was checked before it was copied")
+    }
+
     /// Records per section so far.
     pub fn counts(&self) -> [u16; 3] {
         self.counts

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use super::{Key, Seen, Trigger, label};
 use crate::cluster::index::Index;
@@ -268,7 +268,7 @@ fn alias(target: &str) -> Alias {
     }
 }
 
-/// External targets for readers: none if there is none. What is no name leads nowhere.
+/// External targets for readers, each once: none if there is none. What is no name leads nowhere.
 pub(super) fn external_targets(external: &[External]) -> Option<Arc<Vec<ExternalTarget>>> {
     let targets = external.iter().filter_map(|one| match one {
         External::Address(address) => Some(ExternalTarget::Address(*address)),
@@ -277,7 +277,16 @@ pub(super) fn external_targets(external: &[External]) -> Option<Arc<Vec<External
             Alias::Address | Alias::Broken => None,
         },
     });
-    let mut targets: Vec<ExternalTarget> = targets.collect();
+    // In lower case: two spellings of a name are one.
+    let mut seen = HashSet::new();
+    let mut targets: Vec<ExternalTarget> = targets
+        .filter(|target| {
+            seen.insert(match target {
+                ExternalTarget::Address(address) => ExternalTarget::Address(*address),
+                ExternalTarget::Name(name) => ExternalTarget::Name(name.to_lower()),
+            })
+        })
+        .collect();
     targets.shrink_to_fit();
     (!targets.is_empty()).then(|| Arc::new(targets))
 }

@@ -4,7 +4,7 @@
 //! the other side denies its target, since its owner exists.
 
 use crate::chain::exchange::{Exchange, Resolution};
-use crate::chain::plugin::{Answer, Step, Verdict};
+use crate::chain::plugin::{Step, Verdict};
 use crate::cluster::table::{Alias, ViewKind};
 use crate::plugin::kubernetes::answer::Soa;
 use crate::plugin::kubernetes::{Asked, Finding, Kubernetes};
@@ -162,13 +162,8 @@ impl Chain {
 
     /// The same as a whole message, for a query that waited.
     fn verdict(&self, query: &[u8], said: Option<&[u8]>, soa: Soa) -> Verdict {
-        let verdict = target::late_reply(query, |reply| self.finish(said, soa, reply));
-        match verdict {
-            Verdict::Reply(answer) => Verdict::Reply(Answer {
-                extended_error: self.extended_error.clone(),
-                ..answer
-            }),
-            other => other,
-        }
+        target::late_reply(query, self.extended_error.clone(), |reply| {
+            self.finish(said, soa, reply)
+        })
     }
 }

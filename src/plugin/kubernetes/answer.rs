@@ -7,6 +7,7 @@ use crate::chain::plugin::Step;
 use crate::cluster::table::{Alias, ViewKind};
 use crate::plugin::kubernetes::{Asked, Finding, Kubernetes};
 use crate::plugin::service::{self, SrvTtl, Targets};
+use crate::plugin::stale;
 use crate::wire::code::{Class, Rcode, RecordType};
 use crate::wire::edns::ExtendedError;
 use crate::wire::name::NameRef;
@@ -19,12 +20,6 @@ pub(super) const SCHEMA_TTL: u32 = 28_800;
 
 /// The longest that a denial is kept, in seconds.
 pub(super) const SOA_TTL_MAX: u32 = 300;
-
-/// The longest that a denial from a snapshot is kept, in seconds: the name may have come to be since.
-const STALE_DENIAL_TTL_MAX: u32 = 5;
-
-/// What clients are told about answers from a snapshot.
-const STALE: &str = "the API server does not answer; this is from a snapshot";
 
 /// What an SOA of ours is written from.
 #[derive(Clone, Copy)]
@@ -138,21 +133,13 @@ impl Kubernetes {
 
     /// The extended error of this code as long as a snapshot stands in for the API server.
     pub(super) fn stale(&self, code: u16) -> Option<ExtendedError> {
-        let cluster = self.scope.cluster();
-        cluster
-            .is_restored()
-            .then(|| ExtendedError::new(code, STALE))
+        stale::error(self.scope.cluster(), code)
     }
 
     pub(super) fn soa(&self, asked: &Asked<'_>) -> Soa {
-        let ttl_max = if self.scope.cluster().is_restored() {
-            STALE_DENIAL_TTL_MAX
-        } else {
-            u32::MAX
-        };
         Soa {
             split: asked.split,
-            ttl: self.ttl.min(ttl_max),
+            ttl: stale::denial_ttl(self.scope.cluster(), self.ttl),
             serial: self.scope.cluster().serial(),
         }
     }

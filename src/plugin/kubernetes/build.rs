@@ -160,6 +160,7 @@ impl KubernetesConfig {
         Keep {
             pod_names: self.endpoint_pod_names,
             external: demands.external,
+            external_endpoints: demands.external_endpoints,
             zones: self.zonal,
         }
     }

@@ -20,6 +20,7 @@ const ALL: [Resource; 4] = [
 const KEEP: Keep = Keep {
     pod_names: false,
     external: true,
+    external_endpoints: false,
     zones: true,
 };
 

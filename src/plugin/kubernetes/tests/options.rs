@@ -254,7 +254,10 @@ fn blocks_and_reloads_with_the_same_cluster_share_it() {
         let config = config
             .downcast::<config::KubernetesConfig>()
             .expect("our own");
-        let keep = config.keep(Demands { external });
+        let keep = config.keep(Demands {
+            external,
+            ..Demands::default()
+        });
         let key = config.feed_key(std::path::Path::new(""), keep);
         let root = std::path::Path::new("");
         process
