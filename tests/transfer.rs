@@ -4,7 +4,7 @@
 #[path = "support/in_process.rs"]
 mod in_process;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use fingerpost::chain::exchange::Protocol;
@@ -299,4 +299,34 @@ fn a_signed_query_is_not_answered_unsigned() {
         3, b'a', b'l', b'g', 0, 0, 0, 0, 0, 0, 1, 1, 44, 0, 0, 0, 9, 0, 0, 0, 0,
     ]);
     assert_eq!(shown(&server.send(&query, Protocol::Tcp)).rcode, "NOTAUTH");
+}
+
+/// The other half of `every_rrset_of_a_transfer_is_the_one_that_a_query_gets`, but for what names are answered with by
+/// the way: addresses at a port's name, SRV where no port is named, Pods, and IPv4 addresses in `ip6.arpa`.
+#[test]
+fn what_the_cases_are_answered_with_is_in_the_transfer() {
+    let server = open_server(ZONES, "");
+    let zones = ZONES.split(' ').flat_map(|zone| axfr(&server, zone));
+    let records: BTreeSet<String> = zones.map(|record| record.to_lowercase()).collect();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubernetes/cases");
+    let text = std::fs::read_to_string(path).unwrap();
+    let mut compared = 0;
+    for line in text.lines().filter(|line| line.contains(": ok ")) {
+        let mut words = line.split([' ', ':']).skip(1);
+        let name = words.next().unwrap().to_lowercase();
+        let name = name.replace(".x", ".svc.cluster.local");
+        let kind = RecordType::from_mnemonic(words.next().unwrap()).unwrap();
+        let is_named = name.split('.').count() <= 6 || kind == RecordType::PTR;
+        let is_mapped = name.contains(".f.f.f.f.0.0.0.0.");
+        if kind == RecordType::SRV || name.contains(".pod.") || is_mapped || !is_named {
+            continue;
+        }
+        let reply = shown(&server.ask(&format!("{}.", name.trim_end_matches('.')), kind));
+        for record in &reply.sections[0] {
+            let record = record.to_lowercase();
+            assert!(records.contains(&record), "{record} ({line})");
+            compared += 1;
+        }
+    }
+    assert!(compared > 60, "{compared} records were compared");
 }

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::chain::plugin::Plugin;
 use crate::corefile::args::{Args, unknown_option};
@@ -9,6 +10,7 @@ use crate::corefile::diagnostic::{Diagnostic, Span};
 use crate::corefile::tree::{Directive, Word};
 use crate::plugin::transfer::metrics::TransferMetrics;
 use crate::plugin::transfer::notify::Notifier;
+use crate::plugin::transfer::ration::Ration;
 use crate::plugin::transfer::seats::Seats;
 use crate::plugin::transfer::{SPEC, Stanza, Transfer};
 use crate::plugin::{BuildError, Config, Context, OptionSpec};
@@ -156,6 +158,9 @@ impl Config for TransferConfig {
         let seats = process.shared.get_or_try::<Seats, BuildError>("", || {
             Ok(Arc::new(Seats::new(metrics.running.clone())))
         })?;
+        let lines = process
+            .shared
+            .get_or_try::<Ration, BuildError>("", || Ok(Arc::new(Ration::new(Instant::now()))))?;
         let stanzas: Arc<[Stanza]> = self.stanzas.as_slice().into();
         if stanzas.iter().any(|stanza| !stanza.to.is_empty()) {
             let links = assembly.generation.links.clone();
@@ -167,6 +172,7 @@ impl Config for TransferConfig {
             stanzas,
             seats,
             metrics,
+            lines,
         })])
     }
 }

@@ -17,6 +17,7 @@ mod config;
 mod metrics;
 mod notify;
 mod outgoing;
+mod ration;
 mod seats;
 
 #[cfg(test)]
@@ -24,6 +25,7 @@ mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::chain::content::{Held, ZoneContent};
 use crate::chain::exchange::{Exchange, Protocol};
@@ -31,6 +33,7 @@ use crate::chain::plugin::{Plugin, Step};
 use crate::plugin::Spec;
 use crate::plugin::transfer::metrics::TransferMetrics;
 use crate::plugin::transfer::outgoing::Outgoing;
+use crate::plugin::transfer::ration::Ration;
 use crate::plugin::transfer::seats::Seats;
 use crate::wire::code::{Class, Rcode, RecordType};
 use crate::wire::edns::ExtendedError;
@@ -85,6 +88,7 @@ struct Transfer {
     stanzas: Arc<[Stanza]>,
     seats: Arc<Seats>,
     metrics: Arc<TransferMetrics>,
+    lines: Arc<Ration>,
 }
 
 impl Plugin for Transfer {
@@ -110,7 +114,9 @@ impl Plugin for Transfer {
         if exchange.query.is_signed() {
             // There is no plugin `tsig` yet, so we know no key (RFC 8945, section 5.2.1). CoreDNS without it sends the
             // whole zone unsigned, which the client throws away.
-            return self.refuse(exchange, Rcode::NOTAUTH);
+            let step = self.refuse(exchange, Rcode::NOTAUTH);
+            exchange.state.error = Some("the transfer is signed, and TSIG is not built yet".into());
+            return step;
         }
         match exchange.content_below() {
             // RFC 5936, section 2.2.1. CoreDNS' `kubernetes` invents a zone at any name below its own.
@@ -162,13 +168,15 @@ impl Transfer {
             |rdata| rdata.octets(&soa.rdata),
         );
         self.metrics.count("current");
-        tracing::info!(
-            target: "plugin/transfer",
-            "Outgoing noop, incremental transfer for up to date zone \"{}\" to {} for {} SOA serial",
-            exchange.query.qname(),
-            exchange.arrival().client.ip(),
-            content.serial
-        );
+        if self.lines.take(Instant::now()) {
+            tracing::info!(
+                target: "plugin/transfer",
+                "Outgoing noop, incremental transfer for up to date zone \"{}\" to {} for {} SOA serial",
+                exchange.query.qname(),
+                exchange.arrival().client.ip(),
+                content.serial
+            );
+        }
         Step::Answered
     }
 
@@ -178,7 +186,8 @@ impl Transfer {
             return self.fail(exchange, "too many zone transfers", ExtendedError::OTHER);
         };
         let query = exchange.query.message().into();
-        let outgoing = Outgoing::new(query, client, content, seat, Arc::clone(&self.metrics));
+        let (metrics, lines) = (Arc::clone(&self.metrics), Arc::clone(&self.lines));
+        let outgoing = Outgoing::new(query, client, content, seat, metrics, lines);
         Step::Defer(Box::pin(outgoing.start()))
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::chain::content::{ZoneContent, ZoneRecord};
 use crate::chain::plugin::{Answer, Failure, Messages, Next, Verdict};
 use crate::plugin::transfer::metrics::TransferMetrics;
+use crate::plugin::transfer::ration::Ration;
 use crate::plugin::transfer::seats::Seat;
 use crate::wire::MESSAGE_MAX;
 use crate::wire::code::{Class, Rcode};
@@ -39,6 +40,7 @@ pub(super) struct Outgoing {
     sent: u64,
     deadline: Instant,
     metrics: Arc<TransferMetrics>,
+    lines: Arc<Ration>,
     _seat: Seat,
 }
 
@@ -49,6 +51,7 @@ impl Outgoing {
         content: ZoneContent,
         seat: Seat,
         metrics: Arc<TransferMetrics>,
+        lines: Arc<Ration>,
     ) -> Self {
         Self {
             query,
@@ -59,6 +62,7 @@ impl Outgoing {
             sent: 0,
             deadline: Instant::now() + TIME_MAX,
             metrics,
+            lines,
             _seat: seat,
         }
     }
@@ -149,7 +153,7 @@ impl Messages for Outgoing {
         self.query = message;
         self.sent += records;
         self.metrics.records.inc_by(records);
-        if next == Next::Last {
+        if next == Next::Last && self.lines.take(Instant::now()) {
             tracing::info!(
                 target: "plugin/transfer",
                 "Outgoing transfer of {} records of zone \"{}\" to {} for {} SOA serial",
@@ -170,6 +174,9 @@ impl Drop for Outgoing {
             return;
         }
         self.metrics.count("cut");
+        if !self.lines.take(Instant::now()) {
+            return;
+        }
         tracing::warn!(
             target: "plugin/transfer",
             "Outgoing transfer of zone \"{}\" to {} ended after {} records: the client left, was too slow, or the server stopped",
