@@ -14,6 +14,9 @@ pub mod name;
 /// A Corefile: parsed, configured, its faults drawn.
 pub mod corefile;
 
+/// The cluster's file: read, written again, taken in, and replaced by lists.
+pub mod snapshot;
+
 /// A target's body.
 pub type Target = fn(&[u8]) -> u64;
 
@@ -22,6 +25,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("query", query::run),
     ("name", name::run),
     ("corefile", corefile::run),
+    ("snapshot", snapshot::run),
 ];
 
 /// Some values as one number.

@@ -7,7 +7,7 @@ use crate::command::{cargo, run, succeeds};
 use crate::paths;
 
 /// The targets, in the order they run.
-pub const TARGETS: &[&str] = &["query", "name", "corefile"];
+pub const TARGETS: &[&str] = &["query", "name", "corefile", "snapshot"];
 
 /// The version that `cargo install` fetches.
 const CARGO_FUZZ: &str = "0.13.2";

@@ -359,7 +359,7 @@ impl<'a> Parts<'a> {
                 number::ENDPOINT => parts.endpoints.push(endpoint(octets)?),
                 number::TERMINATING => parts.terminating = true,
                 number::HOST_NETWORK => parts.host_network = true,
-                number::TRIGGER_TIME => parts.trigger_time = Some(text(octets)?),
+                number::TRIGGER_TIME => parts.trigger_time = some_text(octets)?,
                 _ => {}
             }
         }
@@ -434,6 +434,11 @@ fn text(octets: &[u8]) -> Result<&str, Malformed> {
     str::from_utf8(octets).map_err(|_| Malformed("text is not UTF-8"))
 }
 
+/// An empty text is none.
+fn some_text(octets: &[u8]) -> Result<Option<&str>, Malformed> {
+    text(octets).map(|text| (!text.is_empty()).then_some(text))
+}
+
 fn addresses(mut octets: &[u8]) -> Result<Vec<IpAddr>, Malformed> {
     let wrong = Malformed("an address has not 4 or 16 octets");
     let mut addresses = Vec::new();
@@ -481,8 +486,8 @@ fn endpoint(octets: &[u8]) -> Result<Endpoint, Malformed> {
     for field in (Fields { rest: octets }) {
         match field? {
             (number::ADDRESSES, octets) => endpoint.addresses = addresses(octets)?,
-            (number::HOSTNAME, octets) => endpoint.hostname = Some(text(octets)?.into()),
-            (number::ZONE, octets) => endpoint.zone = Some(text(octets)?.into()),
+            (number::HOSTNAME, octets) => endpoint.hostname = some_text(octets)?.map(Into::into),
+            (number::ZONE, octets) => endpoint.zone = some_text(octets)?.map(Into::into),
             _ => {}
         }
     }
