@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ pub fn replace<T>(path: &Path, write: impl FnOnce(&File) -> io::Result<T>) -> io
     let file = File::options()
         .write(true)
         .create_new(true)
+        // Whoever has an account on a node need not know what runs in the cluster.
+        .mode(0o600)
         .open(&temporary.0)?;
     let written = write(&file)?;
     file.sync_all()?;

@@ -2,20 +2,22 @@
 
 use std::sync::Arc;
 
-use super::{Seen, Store, Version, key_of};
+use super::{Key, Seen, Store, Version, key_of};
 use crate::cluster::objects::{Endpoint, EndpointSlice, External, Meta, Object, Resource, Service};
 use crate::cluster::table::{Backend, ExternalTarget, SliceView, Slot, Table};
 
-/// Endpoints that one hold of the lock gives out, but for the last Service among them.
+/// Endpoints that one hold of the lock gives out, and the rest of a slice: well below a millisecond.
 const BACKENDS_PER_HOLD: usize = 4096;
 
-/// Objects that one hold of the lock gives out, the same.
+/// Objects that one hold of the lock gives out.
 const OBJECTS_PER_HOLD: usize = 256;
 
 /// What a table had, to be fetched from the store piece by piece. Holds names, not objects.
 pub(in crate::cluster) struct Contents {
     namespaces: Vec<Box<[u8]>>,
     services: Vec<Arc<Slot>>,
+    /// The last slice that was taken of the last of them; none before the Service itself.
+    slice: Option<Key>,
     /// The last Pod that was taken.
     pod: Box<[u8]>,
 }
@@ -28,6 +30,7 @@ impl Contents {
         Self {
             namespaces: namespaces.keys().cloned().collect(),
             services: services.values().cloned().collect(),
+            slice: None,
             pod: Box::default(),
         }
     }
@@ -38,9 +41,14 @@ impl Contents {
         while to.len() < OBJECTS_PER_HOLD && backends < BACKENDS_PER_HOLD {
             if let Some(name) = self.namespaces.pop() {
                 to.extend(store.namespace(&name));
-            } else if let Some(slot) = self.services.pop() {
-                backends += slot.view().backends().count();
-                store.service(&slot, to);
+            } else if let Some(slot) = self.services.last() {
+                let left = (OBJECTS_PER_HOLD - to.len(), BACKENDS_PER_HOLD - backends);
+                let before = to.len();
+                self.slice = store.service(slot, self.slice.take(), left, to);
+                backends += to[before..].iter().map(backends_of).sum::<usize>();
+                if self.slice.is_none() {
+                    self.services.pop();
+                }
             } else {
                 // Those are in order of their names, so the last one says where to go on.
                 let last = store.pods.export(&self.pod, OBJECTS_PER_HOLD, to);
@@ -97,16 +105,20 @@ impl Store {
         }))
     }
 
-    /// A Service and its slices, as far as they are there.
-    fn service(&self, slot: &Slot, to: &mut Vec<Object>) {
-        let Some(record) = self.services.get(&*slot.labels) else {
-            return;
-        };
+    /// A Service and its slices, as far as they are there; of those the ones behind `after`, if there is one. Ends
+    /// soon after so many objects or endpoints, and then returns the last slice.
+    fn service(
+        &self,
+        slot: &Slot,
+        after: Option<Key>,
+        (objects, mut backends): (usize, usize),
+        to: &mut Vec<Object>,
+    ) -> Option<Key> {
+        let record = self.services.get(&*slot.labels)?;
         let own = &slot.labels[..=usize::from(slot.labels[0])];
-        let (Some(name), Some(namespace)) = (label_text(own), label_text(slot.namespace())) else {
-            return;
-        };
-        if let Some(known) = &record.service {
+        let (name, namespace) = (label_text(own)?, label_text(slot.namespace())?);
+        let end = to.len() + objects;
+        if let (Some(known), None) = (&record.service, &after) {
             to.push(Object::Service(Service {
                 meta: Meta {
                     namespace: namespace.into(),
@@ -118,9 +130,18 @@ impl Store {
                 external: external(known.external.as_deref().map_or(&[], Vec::as_slice)),
             }));
         }
-        for (key, view) in &record.slices {
+        let from = after.map_or(0, |after| {
+            record.slices.partition_point(|(key, _)| *key <= after)
+        });
+        let mut slices = record.slices[from..].iter().peekable();
+        while let Some((key, view)) = slices.next() {
             to.extend(self.slice(key, view, name));
+            backends = backends.saturating_sub(view.len());
+            if slices.peek().is_some() && (backends == 0 || to.len() >= end) {
+                return Some(key.clone());
+            }
         }
+        None
     }
 
     fn slice(&self, key: &[u8], view: &SliceView, service: &str) -> Option<Object> {
@@ -148,6 +169,13 @@ impl Store {
             endpoints: view.backends().enumerate().map(endpoint).collect(),
             trigger_time: record.trigger_time.clone(),
         }))
+    }
+}
+
+fn backends_of(object: &Object) -> usize {
+    match object {
+        Object::EndpointSlice(slice) => slice.endpoints.len(),
+        _ => 0,
     }
 }
 

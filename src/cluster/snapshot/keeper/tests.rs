@@ -8,6 +8,7 @@ use super::*;
 use crate::cluster::objects::{
     Endpoint, EndpointSlice, External, Meta, Object, Pod, Port, Resource, Service, ServiceKind,
 };
+use crate::cluster::store::export::Contents;
 use crate::cluster::{Keep, ObjectSink};
 
 const ALL: [Resource; 4] = [
@@ -384,6 +385,41 @@ fn many_pods_come_back_each_once() {
     let mut expected: Vec<Box<str>> = (0..2000).map(|n| format!("web-{n}").into()).collect();
     expected.sort();
     assert_eq!(names, expected);
+}
+
+#[test]
+fn a_service_of_many_slices_is_given_out_in_pieces_and_comes_back_whole() {
+    let mut objects = vec![namespace("shop"), service("web", "1", "10.0.0.1")];
+    for number in 0..700u32 {
+        let first = IpAddr::from((0x0a01_0000 + number * 32).to_be_bytes()).to_string();
+        let Object::EndpointSlice(mut slice) = slice("web", "2", &[first.as_str(); 20]) else {
+            panic!("it is a slice");
+        };
+        slice.meta.name = format!("web-{number}").into();
+        objects.push(Object::EndpointSlice(slice));
+    }
+    let before = synced(&objects);
+    let (mut contents, mut holds) = (Contents::of(&before.table), Vec::new());
+    let mut more = true;
+    while more {
+        let mut taken = Vec::new();
+        more = contents.take(&before.store(), &mut taken);
+        holds.push(taken.len());
+    }
+    assert_eq!(holds.iter().sum::<usize>(), objects.len());
+    // 4096 endpoints a hold and the rest of a slice; the Namespace and the Service have none.
+    assert!(holds.iter().all(|&taken| taken <= 207), "{holds:?}");
+    let (_folder, path) = saved(&objects);
+    let kept = keep(plan(&path), &unlisted(), away());
+    kept.process.runtime.block_on(kept.cluster.wait_servable());
+    let backends = |cluster: &Cluster| {
+        let view = cluster.table.service(b"\x03web\x04shop").expect("a view");
+        view.backends()
+            .map(|backend| backend.address)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(backends(&kept.cluster).len(), 700 * 20);
+    assert_eq!(backends(&kept.cluster), backends(&before));
 }
 
 #[test]
