@@ -11,6 +11,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use fingerpost::wire::code::RecordType;
 use fingerpost::wire::name::Name;
@@ -193,13 +194,20 @@ impl Knot {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
+    /// Longer than others wait: changes are told every 10 s at most.
     fn wait_for(&self, what: &str, holds: impl Fn() -> bool) {
-        wait_until(&format!("{what}; knot says:\n{}", self.log()), holds);
+        let end = Instant::now() + 3 * PATIENCE;
+        while !holds() {
+            let log = self.log();
+            assert!(Instant::now() < end, "waited in vain for {what}:\n{log}");
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
     }
 
     fn has(&self, name: &str) -> bool {
-        let reply = program::ask(self.port, name, A);
-        !program::answers(&reply).is_empty()
+        // While it starts, nobody listens.
+        let reply = program::try_ask(self.port, name, A);
+        reply.is_some_and(|reply| !program::answers(&reply).is_empty())
     }
 }
 

@@ -10,6 +10,7 @@ use crate::paths;
 /// Programs that the tests use, each with its Debian package.
 const PROGRAMS: &[(&str, &str)] = &[
     ("knotd", "knot"),
+    ("kdig", "knot-dnsutils"),
     ("dig", "bind9-dnsutils"),
     ("nslookup", "bind9-dnsutils"),
     ("host", "bind9-host"),
