@@ -17,6 +17,7 @@ use fingerpost::cluster::objects::{EndpointSlice, Object, Resource, Service, Ser
 use fingerpost::cluster::source::ApiSource;
 use fingerpost::cluster::watch::pace::Pace;
 use fingerpost::cluster::watch::{WatchHandle, WatchPlan, start_on};
+use fingerpost::cluster::{Cluster, Keep};
 use fingerpost::server::process::Process;
 use recorder::Recorder;
 use serde_json::{Value, json};
@@ -90,6 +91,8 @@ fn pace() -> Pace {
     Pace {
         reply: Duration::from_secs(60),
         list_idle: Duration::from_secs(60),
+        // A minute is too long for a test.
+        absent_delay: Duration::from_millis(200),
         ..Pace::default()
     }
 }
@@ -352,6 +355,148 @@ fn what_was_lost_is_found_by_comparing_with_the_server() {
     });
 }
 
+/// The definition of ServiceImports, cut down to what is read of them.
+fn definition() -> Value {
+    let text = json!({"type": "string"});
+    let port = json!({"type": "object", "properties": {
+        "name": text, "protocol": text, "port": {"type": "integer", "format": "int32"},
+    }});
+    let spec = json!({"type": "object", "properties": {
+        "type": text, "ips": {"type": "array", "items": text}, "ports": {"type": "array", "items": port},
+    }});
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "serviceimports.multicluster.x-k8s.io"},
+        "spec": {
+            "group": "multicluster.x-k8s.io", "scope": "Namespaced",
+            "names": {
+                "kind": "ServiceImport", "listKind": "ServiceImportList", "plural": "serviceimports",
+                "singular": "serviceimport",
+            },
+            "versions": [{
+                "name": "v1alpha1", "served": true, "storage": true,
+                "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}},
+            }],
+        },
+    })
+}
+
+fn import(namespace: &str, kind: &str, ips: &Value) -> Value {
+    json!({
+        "apiVersion": "multicluster.x-k8s.io/v1alpha1", "kind": "ServiceImport",
+        "metadata": {"namespace": namespace, "name": "web"},
+        "spec": {"type": kind, "ips": ips, "ports": [{"name": "http", "protocol": "TCP", "port": 80}]},
+    })
+}
+
+/// A cluster that answers for imports, watching them and what they need.
+fn imports_of(plane: &ControlPlane) -> (Arc<Cluster>, Watched) {
+    let resources = [
+        Resource::Namespaces,
+        Resource::Services,
+        Resource::EndpointSlices,
+        Resource::ServiceImports,
+    ];
+    let keep = Keep {
+        imports: true,
+        ..Keep::default()
+    };
+    let cluster = Arc::new(Cluster::new(&resources, keep));
+    let watched = watch(&kubeconfig(plane), &Surroundings::default(), &resources);
+    let plan = WatchPlan {
+        resources: resources.to_vec(),
+        ..WatchPlan::default()
+    };
+    let connection = Connection::of(&kubeconfig(plane), &Surroundings::default()).unwrap();
+    let process = &watched.process;
+    let handle = start_on(connection, plan, cluster.clone(), process, pace()).unwrap();
+    let watched = Watched { handle, ..watched };
+    (cluster, watched)
+}
+
+/// Waits for the endpoints of the import `web`, each `CLUSTER ADDRESS`, and for its own addresses.
+fn wait_for_import(cluster: &Cluster, namespace: &str, wanted: &str) {
+    let key = [
+        &[3],
+        &b"web"[..],
+        &[namespace.len() as u8],
+        namespace.as_bytes(),
+    ]
+    .concat();
+    let shown = || {
+        let Some(view) = cluster.table.imports().unwrap().service(&key) else {
+            return String::new();
+        };
+        let backends = view.backends().map(|backend| {
+            let cluster = backend.slice.cluster().unwrap_or_default();
+            format!("{} {}", String::from_utf8_lossy(cluster), backend.address)
+        });
+        format!(
+            "{:?} {}",
+            view.kind,
+            backends.collect::<Vec<_>>().join(", ")
+        )
+    };
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while shown() != wanted {
+        assert!(std::time::Instant::now() < deadline, "{}", shown());
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+/// Fault A24: a cluster that does not define ServiceImports, and later does.
+#[test]
+fn imports_are_watched_once_they_are_defined() {
+    with_plane(|plane| {
+        let space = "imports";
+        let (cluster, watched) = imports_of(plane);
+        // All is known: there are none.
+        while !cluster.synced() {
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        let failures = |labels: &[(&str, &str)]| {
+            watched.count("fingerpost_kubernetes_watch_failures_total", labels)
+        };
+        let absent = [("resource", "serviceimports"), ("reason", "absent")];
+        let before = failures(&absent);
+        assert!(before > 0);
+        while failures(&absent) < before + 2 {
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        assert_eq!(
+            failures(&absent),
+            failures(&[("resource", "serviceimports")])
+        );
+        let mut exported = slice(space, "web-c1", true);
+        exported["metadata"]["labels"] = json!({
+            "multicluster.kubernetes.io/service-name": "web",
+            "multicluster.kubernetes.io/source-cluster": "c1",
+        });
+        plane.load(&json!({"items": [namespace(space), exported]}));
+        wait_for_import(&cluster, space, "Absent c1 10.1.0.1");
+
+        plane.create(&definition());
+        let path = "/apis/multicluster.x-k8s.io/v1alpha1/serviceimports";
+        while plane.try_request(&http::Method::GET, path, None).is_err() {
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+        plane.create(&import(space, "ClusterSetIP", &json!(["10.97.0.1"])));
+        wait_for_import(&cluster, space, "ClusterIp([10.97.0.1]) c1 10.1.0.1");
+        plane.load(&json!({"items": [import(space, "Headless", &json!([]))]}));
+        wait_for_import(&cluster, space, "Headless c1 10.1.0.1");
+        plane.delete(&import(space, "Headless", &json!([])));
+        wait_for_import(&cluster, space, "Absent c1 10.1.0.1");
+        // Objects that go with their definition go here too.
+        plane.create(&import(space, "Headless", &json!([])));
+        wait_for_import(&cluster, space, "Headless c1 10.1.0.1");
+        plane.delete(&definition());
+        wait_for_import(&cluster, space, "Absent c1 10.1.0.1");
+        // Slices are still watched as before.
+        plane.delete(&exported);
+        wait_for_import(&cluster, space, "");
+    });
+}
+
 #[test]
 fn selectors_are_those_of_the_plan() {
     with_plane(|plane| {
@@ -392,14 +537,19 @@ fn a_service_account_with_the_role_of_deploy_may_watch_all_but_pods() {
             account,
             ..Surroundings::default()
         };
-        let watched = watch(&ApiSource::Default, &around, &ALL);
+        let all = [&ALL[..], &[Resource::ServiceImports]].concat();
+        let watched = watch(&ApiSource::Default, &around, &all);
         watched.wait_until_synced(&ALL[..3]);
-        let refused = [("resource", "pods"), ("reason", "forbidden")];
-        while watched.count("fingerpost_kubernetes_watch_failures_total", &refused) == 0 {
-            std::thread::park_timeout(Duration::from_millis(5));
+        // Both need an option, and with it a right of its own. Nobody learns without one whether imports are defined.
+        for resource in ["pods", "serviceimports"] {
+            let refused = [("resource", resource), ("reason", "forbidden")];
+            while watched.count("fingerpost_kubernetes_watch_failures_total", &refused) == 0 {
+                std::thread::park_timeout(Duration::from_millis(5));
+            }
         }
         assert_eq!(watched.sink.look(|heard| heard.lists_of(Resource::Pods)), 0);
-        assert!(!watched.handle.status()[3].synced);
+        let statuses = watched.handle.status();
+        assert!(!statuses[3].synced && !statuses[4].synced);
     });
 }
 

@@ -26,12 +26,12 @@ fn path(name: &str) -> String {
         .to_string()
 }
 
-/// A server of one `kubernetes` line: `kubernetes ZONES { OPTIONS }`, with other lines before it, parted by `;`.
+/// A server of one `kubernetes` line: `kubernetes ZONES { OPTION; OPTION }`, with other lines before it, parted by `;`.
 fn server(lines: &str) -> Server {
-    let (others, directive) = lines.rsplit_once("; ").unwrap_or(("", lines));
+    let (head, options) = lines.split_once('{').unwrap();
+    let (others, head) = head.rsplit_once("; ").unwrap_or(("", head));
     let others = others.replace("; ", "\n");
-    let (head, options) = directive.split_once('{').unwrap();
-    let options = options.trim_end_matches('}').trim();
+    let options = options.trim_end_matches('}').trim().replace("; ", "\n");
     let manifests = path("cluster.yaml");
     Server::new(&format!(
         ". {{\n{HOSTS}\n{others}\n{head} {{\nmanifests {manifests}\n{options}\n}}\n}}\n"
@@ -81,8 +81,9 @@ fn soa(zone: &str, ttl: &str, minimum: &str) -> String {
 
 /// The part of QNAME that is one of the zones.
 fn zone_of(qname: &str, directive: &str) -> String {
-    let (_, line) = directive.rsplit_once("; ").unwrap_or(("", directive));
-    let zones = line.split_once('{').unwrap().0.split_whitespace().skip(1);
+    let (head, _) = directive.split_once('{').unwrap();
+    let (_, head) = head.rsplit_once("; ").unwrap_or(("", head));
+    let zones = head.split_whitespace().skip(1);
     let zone = zones
         .map(name)
         .find(|zone| qname.to_ascii_lowercase().ends_with(zone.as_str()))

@@ -86,6 +86,10 @@ fn every_rrset_of_a_transfer_is_the_one_that_a_query_gets() {
         (ZONES, "noendpoints"),
         (".", ""),
         (
+            "cluster.local clusterset.local",
+            "multicluster clusterset.local\nzonal",
+        ),
+        (
             "cluster.local svc.cluster.local 10.in-addr.arpa in-addr.arpa",
             "",
         ),
@@ -218,6 +222,47 @@ fn case_243_reverse_zones_hold_reverse_names() {
         records
             .iter()
             .any(|record| record.ends_with(" PTR dual.ns1.svc.cluster.local."))
+    );
+}
+
+/// CoreDNS leaves the cluster out of the names of endpoints, so that they lead nowhere.
+#[test]
+fn case_244_multicluster_zones_hold_imports() {
+    let server = open_server(
+        "cluster.local clusterset.local",
+        "multicluster clusterset.local",
+    );
+    let records = axfr(&server, "clusterset.local");
+    assert_eq!(
+        at(&records, "mhl.ns1.svc.clusterset.local."),
+        [
+            "mhl.ns1.svc.clusterset.local. 5 A 10.30.1.1",
+            "pod-0.c1.mhl.ns1.svc.clusterset.local. 5 A 10.30.1.1",
+            "_http._tcp.mhl.ns1.svc.clusterset.local. 5 SRV 0 33 80 pod-0.c1.mhl.ns1.svc.clusterset.local.",
+            "mhl.ns1.svc.clusterset.local. 5 A 10.30.1.2",
+            "10-30-1-2.c1.mhl.ns1.svc.clusterset.local. 5 A 10.30.1.2",
+            "_http._tcp.mhl.ns1.svc.clusterset.local. 5 SRV 0 33 80 10-30-1-2.c1.mhl.ns1.svc.clusterset.local.",
+            "mhl.ns1.svc.clusterset.local. 5 A 10.30.2.1",
+            "pod-0.c2.mhl.ns1.svc.clusterset.local. 5 A 10.30.2.1",
+            "_http._tcp.mhl.ns1.svc.clusterset.local. 5 SRV 0 33 80 pod-0.c2.mhl.ns1.svc.clusterset.local.",
+        ]
+    );
+    // Neither pending ones, nor those without ports, nor Services.
+    for name in ["pending", "noports", "hl"] {
+        let name = format!("{name}.ns1.svc.clusterset.local.");
+        assert!(at(&records, &name).is_empty(), "{name}");
+    }
+    assert!(
+        at(
+            &axfr(&server, "cluster.local"),
+            "mhl.ns1.svc.cluster.local."
+        )
+        .is_empty()
+    );
+    // What the first lists bring is no change.
+    assert_eq!(
+        serial(&server.transfer("clusterset.local", None, CLIENT)),
+        0
     );
 }
 

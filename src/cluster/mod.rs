@@ -122,6 +122,10 @@ pub struct Keep {
     pub external_endpoints: bool,
     /// The topology zones of endpoints (`zonal`).
     pub zones: bool,
+    /// ServiceImports and the EndpointSlices behind them (`multicluster`).
+    pub imports: bool,
+    /// No other EndpointSlices (`multicluster` with `noendpoints`).
+    pub imported_slices_only: bool,
 }
 
 /// Told of an EndpointSlice's change outside of a list: whether its Service is headless, and the time its object is
@@ -144,6 +148,7 @@ pub struct Cluster {
     serial: Serial,
     external_serial: Serial,
     external_endpoints: bool,
+    import_serial: Serial,
     /// Changes that a snapshot would show.
     changes: AtomicU64,
     observer: OnceLock<TriggerObserver>,
@@ -170,7 +175,7 @@ impl Cluster {
     /// An empty one. It is synced when all of `wanted` are.
     pub fn new(wanted: &[Resource], keep: Keep) -> Self {
         Self {
-            table: Table::default(),
+            table: Table::new(keep),
             store: Mutex::new(Store::new(keep)),
             wanted: wanted.into(),
             lists: Default::default(),
@@ -183,6 +188,7 @@ impl Cluster {
             serial: Serial::default(),
             external_serial: Serial::default(),
             external_endpoints: keep.external_endpoints,
+            import_serial: Serial::default(),
             changes: AtomicU64::new(0),
             observer: OnceLock::new(),
         }
@@ -217,6 +223,14 @@ impl Cluster {
     /// Whether this resource was listed once.
     pub fn resource_synced(&self, resource: Resource) -> bool {
         self.lists[resource as usize].synced.load(Ordering::Acquire)
+    }
+
+    /// Whether what the cluster's own names stand for is known, or also what other clusters export: lists of both, or a
+    /// snapshot of the former. What is imported must not keep us from knowing what is our own.
+    pub fn names_servable(&self, imported: bool) -> bool {
+        let needed = |resource: &&Resource| imported || **resource != Resource::ServiceImports;
+        let mut needed = self.wanted.iter().filter(needed);
+        !imported && self.servable() || needed.all(|&resource| self.resource_synced(resource))
     }
 
     /// Waits until every resource was listed once.
@@ -254,6 +268,17 @@ impl Cluster {
     /// As [`Cluster::take_serial`], for that.
     pub fn take_external_serial(&self) -> u32 {
         self.external_serial.take()
+    }
+
+    /// Seconds since 1970 of the last change of what other clusters export; 0 before the first. What the first lists
+    /// bring is no change.
+    pub fn import_serial(&self) -> u32 {
+        self.import_serial.get()
+    }
+
+    /// As [`Cluster::take_serial`], for that.
+    pub fn take_import_serial(&self) -> u32 {
+        self.import_serial.take()
     }
 
     /// Names who is told of changes with a time stamp. Only the first one counts.
@@ -320,6 +345,11 @@ impl Cluster {
         }
         if change.external || change.zone && self.external_endpoints {
             self.external_serial.move_on();
+        }
+        // Imports show where their namespace does.
+        let imports = change.imports || resource == Resource::Namespaces && change.zone;
+        if imports && self.resource_synced(resource) {
+            self.import_serial.move_on();
         }
         // A list brings changes of long ago; how fast we are shows in what comes after it.
         let listing = self.lists[resource as usize]

@@ -9,6 +9,7 @@ mod compare;
 /// The store as objects again.
 pub(in crate::cluster) mod export;
 
+mod imports;
 mod pods;
 mod roster;
 mod service;
@@ -38,6 +39,8 @@ pub(in crate::cluster) struct Change {
     pub zone: bool,
     /// What Services are from outside of the cluster differs.
     pub external: bool,
+    /// What is imported from other clusters differs.
+    pub imports: bool,
     /// An EndpointSlice changed that was stamped with the time of its cause.
     pub trigger: Option<Trigger>,
 }
@@ -109,6 +112,8 @@ pub(in crate::cluster) struct Store {
     ports: HashSet<Arc<[Port]>>,
     /// Topology zones as labels, shared by the slices.
     zones: HashSet<Arc<[u8]>>,
+    /// ServiceImports, and the slices behind them.
+    imports: Option<Box<Self>>,
 }
 
 /// `\4shop` from `Shop`; none if it is no label.
@@ -155,6 +160,7 @@ impl Store {
             pods: Pods::default(),
             ports: HashSet::new(),
             zones: HashSet::new(),
+            imports: imports::store(keep),
         }
     }
 
@@ -164,6 +170,7 @@ impl Store {
         if resource == Resource::Pods {
             self.pods.list_started();
         }
+        self.imports_list_started(resource);
     }
 
     /// Equal versions say nothing until the next list is complete.
@@ -197,10 +204,9 @@ impl Store {
                 let unseen = self.pods.unseen(usize::MAX).into_iter();
                 unseen.map(|(key, _)| key).collect()
             }
-            // Nobody asks for them yet.
             Resource::ServiceImports => Vec::new(),
         };
-        let mut change = Change::default();
+        let mut change = self.imports_list_finished(resource, table);
         for key in keys {
             let removed = self.remove(resource, &key, table);
             change.zone |= removed.zone;
@@ -225,12 +231,12 @@ impl Store {
         match object {
             Object::Namespace(meta) => self.apply_namespace(&meta, seen, table),
             Object::Service(service) => self.apply_service(service, seen, trusted, table),
-            Object::EndpointSlice(slice) => self.apply_slice(slice, seen, trusted, table),
+            Object::EndpointSlice(slice) => self.apply_any_slice(slice, seen, trusted, table),
             Object::Pod(pod) => Change {
                 zone: self.pods.apply(&pod, &seen.version, trusted, table),
                 ..Change::default()
             },
-            Object::ServiceImport(_) => Change::default(),
+            Object::ServiceImport(import) => self.apply_import(import, seen, trusted, table),
         }
     }
 
@@ -256,9 +262,9 @@ impl Store {
                 existed
             }
             Resource::Services => return self.remove_service(key, table),
-            Resource::EndpointSlices => return self.remove_slice(key, table),
+            Resource::EndpointSlices => return self.remove_any_slice(key, table),
             Resource::Pods => self.pods.remove(key, table),
-            Resource::ServiceImports => false,
+            Resource::ServiceImports => return self.remove_import(key, table),
         };
         Change {
             zone,
@@ -300,7 +306,7 @@ impl Store {
         let mut change = Change {
             zone: true,
             external: external.is_some(),
-            trigger: None,
+            ..Change::default()
         };
         if let Some(known) = record.service.as_mut() {
             change.zone = known.kind != service.kind || known.ports != ports;
@@ -339,7 +345,7 @@ impl Store {
         Change {
             zone: removed.is_some(),
             external: removed.is_some_and(|known| known.external.is_some()),
-            trigger: None,
+            ..Change::default()
         }
     }
 
@@ -360,13 +366,13 @@ impl Store {
         }
         let Some(service) = service_key(&slice.service, &slice.meta.namespace) else {
             // Without a Service to name it there is nothing to answer; it may have had one before.
-            return self.remove(Resource::EndpointSlices, &key, table);
+            return self.remove_slice(&key, table);
         };
         let ports = self.intern(slice.ports.clone());
         let known = &mut self.zones;
         let zones = self.keep.zones.then(|| Zones::of(&slice, known)).flatten();
         let view = slice_view(&slice, ports, self.keep.pod_names).with_origin(Origin {
-            cluster: None,
+            cluster: imports::cluster_of(&slice),
             zones,
         });
         let trigger_time = slice.trigger_time;

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 
+use crate::cluster::Keep;
 use crate::cluster::addresses::Addresses;
 use crate::cluster::index::{Index, Key};
 use crate::cluster::objects::Port;
@@ -39,6 +40,8 @@ pub struct Table {
     pub(in crate::cluster) external: Addresses,
     pub(in crate::cluster) namespaces: Map<Box<[u8]>, ()>,
     pub(in crate::cluster) places: Places,
+    /// What other clusters export, by the same names.
+    imports: Option<Box<Self>>,
 }
 
 /// Where one Service, or slices without their Service, stand in the table. Outlives its versions.
@@ -400,6 +403,19 @@ fn places<A: PartialEq + Copy>(addresses: &[A], wanted: A) -> impl Iterator<Item
 }
 
 impl Table {
+    pub(in crate::cluster) fn new(keep: Keep) -> Self {
+        Self {
+            imports: keep.imports.then(Box::default),
+            ..Self::default()
+        }
+    }
+
+    /// ServiceImports as if they were Services, with the endpoints behind them; none if they are not kept. Their
+    /// addresses lead to nothing.
+    pub fn imports(&self) -> Option<&Self> {
+        self.imports.as_deref()
+    }
+
     /// The Service with these labels: its own and its namespace's, in lower case, wire form, no root.
     pub fn service(&self, labels: &[u8]) -> Option<Guard<Arc<ServiceView>>> {
         self.services.pin().get(labels).map(|slot| slot.view())

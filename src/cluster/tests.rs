@@ -1,5 +1,6 @@
 //! What a source does, and what readers see of it.
 
+mod imports;
 mod origin;
 
 use std::net::IpAddr;

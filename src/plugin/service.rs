@@ -28,6 +28,8 @@ pub(super) enum Part<'q> {
     Whole,
     /// The host name of an endpoint.
     Endpoint(&'q [u8]),
+    /// The host name of an endpoint, and the cluster it is in.
+    ClusterEndpoint { host: &'q [u8], cluster: &'q [u8] },
     /// Port name and protocol without their underscores; empty matches any.
     Port { port: &'q [u8], protocol: &'q [u8] },
     /// The endpoints of a headless Service in a topology zone, its labels with their lengths. With `prefer`, all
@@ -41,6 +43,15 @@ impl<'q> Part<'q> {
         match without_underscore(label) {
             b"" => Self::Whole,
             label => Self::Endpoint(label),
+        }
+    }
+
+    /// Host name and cluster of the endpoint that is asked for.
+    fn asked_endpoint(self) -> Option<(&'q [u8], Option<&'q [u8]>)> {
+        match self {
+            Self::Endpoint(host) => Some((host, None)),
+            Self::ClusterEndpoint { host, cluster } => Some((host, Some(cluster))),
+            Self::Whole | Self::Port { .. } | Self::Zone { .. } => None,
         }
     }
 
@@ -68,21 +79,29 @@ pub(super) fn exists(view: &ServiceView, part: Part<'_>, ignore_empty: bool) -> 
         (kind, Part::Zone { .. }) => *kind == ViewKind::Headless,
         (ViewKind::ClusterIp(_), _) if ignore_empty && !view.has_backends() => false,
         (ViewKind::ClusterIp(_), Part::Whole | Part::Port { .. }) => any_port(&view.ports, part),
-        // All ports of a slice are an endpoint's.
-        (ViewKind::ClusterIp(_) | ViewKind::Headless, Part::Endpoint(label)) => {
-            endpoints_named(view, label).next().is_some()
-        }
-        (ViewKind::Headless, Part::Whole | Part::Port { .. }) => {
-            let mut slices = view.slices.iter();
-            slices.any(|slice| any_port(&slice.ports, part) && slice.len() > 0)
-        }
+        (ViewKind::ClusterIp(_) | ViewKind::Headless, _) => match part.asked_endpoint() {
+            // All ports of a slice are an endpoint's.
+            Some((host, cluster)) => endpoints_named(view, host, cluster).next().is_some(),
+            None => {
+                let mut slices = view.slices.iter();
+                slices.any(|slice| any_port(&slice.ports, part) && slice.len() > 0)
+            }
+        },
     }
+}
+
+/// Whether the addresses of a Service are asked for that has no port at all. A ServiceImport of that kind has no name, as
+/// in CoreDNS; a Service has.
+pub(super) fn is_without_ports(view: &ServiceView, part: Part<'_>) -> bool {
+    matches!(view.kind, ViewKind::ClusterIp(_))
+        && view.ports.is_empty()
+        && part.asked_endpoint().is_none()
 }
 
 /// Whether a port is the one that is asked for. Without port and protocol in the name, all are.
 fn is_wanted(port: &Port, part: Part<'_>) -> bool {
     match part {
-        Part::Whole | Part::Endpoint(_) | Part::Zone { .. } => true,
+        Part::Whole | Part::Endpoint(_) | Part::ClusterEndpoint { .. } | Part::Zone { .. } => true,
         Part::Port {
             port: name,
             protocol,
@@ -104,8 +123,8 @@ fn any_port(ports: &[Port], part: Part<'_>) -> bool {
 pub(super) fn count_ports(ports: &[Port], part: Part<'_>) -> usize {
     if ports.is_empty() {
         return usize::from(match part {
-            Part::Whole | Part::Endpoint(_) | Part::Zone { .. } => true,
             Part::Port { port, protocol } => port.is_empty() && protocol.is_empty(),
+            _ => true,
         });
     }
     ports.iter().filter(|port| is_wanted(port, part)).count()
@@ -125,12 +144,15 @@ pub(super) fn port_numbers<'p>(
     })
 }
 
-/// The endpoints with this host name. The name of an address counts only where there is no other.
+/// The endpoints with this host name, which come from this cluster, or from none. The name of an address counts only
+/// where there is no other.
 fn endpoints_named<'v>(
     view: &'v ServiceView,
-    label: &'v [u8],
+    host: &'v [u8],
+    cluster: Option<&'v [u8]>,
 ) -> impl Iterator<Item = (usize, usize, Backend<'v>)> {
-    view.backends_named(label, dashed::endpoint_address(label))
+    let named = view.backends_named(host, dashed::endpoint_address(host));
+    named.filter(move |(_, _, backend)| backend.slice.cluster() == cluster)
 }
 
 /// Calls `each` for every endpoint of the part, with its place; stops where it says false.
@@ -139,8 +161,8 @@ fn for_backends(
     part: Part<'_>,
     mut each: impl FnMut(usize, usize, Backend<'_>) -> bool,
 ) {
-    if let Part::Endpoint(label) = part {
-        let mut named = endpoints_named(view, label);
+    if let Some((host, cluster)) = part.asked_endpoint() {
+        let mut named = endpoints_named(view, host, cluster);
         named.all(|(at, index, backend)| each(at, index, backend));
         return;
     }
@@ -258,6 +280,9 @@ impl Targets {
             None => target.push_label(dashed::endpoint_label(backend.address).as_bytes()),
         }
         .ok()?;
+        if let Some(cluster) = backend.slice.cluster() {
+            target.push_label(cluster).ok()?;
+        }
         target.push_name(self.service.as_ref()).ok()?;
         Some(target)
     }
@@ -311,7 +336,7 @@ fn write_endpoint_srv(
     let part = settled(view, part);
     // Every endpoint and port counts, also those that end up as one record or none.
     let items: usize = match part {
-        Part::Endpoint(_) | Part::Zone { .. } => {
+        Part::Endpoint(_) | Part::ClusterEndpoint { .. } | Part::Zone { .. } => {
             let mut items = 0;
             for_backends(view, part, |_, _, backend| {
                 items += count_ports(&backend.slice.ports, part);
@@ -435,9 +460,11 @@ fn hash_address(backend: &Backend<'_>, mut hasher: &mut dyn Hasher) {
     backend.address.hash(&mut hasher);
 }
 
-/// The same target: the same host name, or no host name and the same address.
+/// The same target: the same host name, or no host name and the same address, in the same cluster.
 fn same_target(a: &Backend<'_>, b: &Backend<'_>) -> bool {
-    a.name == b.name && (a.name.is_some() || a.address == b.address)
+    a.name == b.name
+        && (a.name.is_some() || a.address == b.address)
+        && a.slice.cluster() == b.slice.cluster()
 }
 
 fn hash_target(backend: &Backend<'_>, mut hasher: &mut dyn Hasher) {
@@ -448,5 +475,5 @@ fn hash_target(backend: &Backend<'_>, mut hasher: &mut dyn Hasher) {
 }
 
 fn same_glue(a: &Backend<'_>, b: &Backend<'_>) -> bool {
-    a.name == b.name && a.address == b.address
+    a.name == b.name && a.address == b.address && a.slice.cluster() == b.slice.cluster()
 }

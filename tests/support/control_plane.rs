@@ -256,7 +256,8 @@ impl ControlPlane {
         path
     }
 
-    fn try_request(
+    /// The same, for what may fail.
+    pub fn try_request(
         &self,
         method: &Method,
         path: &str,

@@ -18,9 +18,10 @@ impl Store {
                 &Version::of(&meta.resource_version),
             );
         }
+        let imported = self.confirm_import(resource, meta);
         let list = self.lists[resource as usize];
         let Some(seen) = self.seen_mut(resource, &meta.namespace, &meta.name) else {
-            return false;
+            return imported;
         };
         seen.list = list;
         seen.version == Version::of(&meta.resource_version)
@@ -47,7 +48,12 @@ impl Store {
         }
     }
 
-    fn known_version(&self, resource: Resource, namespace: &str, name: &str) -> Option<Version> {
+    pub(super) fn known_version(
+        &self,
+        resource: Resource,
+        namespace: &str,
+        name: &str,
+    ) -> Option<Version> {
         let key = key_of(resource, namespace, name)?;
         let seen = match resource {
             Resource::Namespaces => self.namespaces.get(&key),
@@ -60,6 +66,7 @@ impl Store {
             Resource::ServiceImports => None,
         };
         seen.map(|seen| seen.version.clone())
+            .or_else(|| self.import_version(resource, namespace, name))
     }
 
     /// What the comparison has not confirmed, at most so many.
@@ -78,7 +85,12 @@ impl Store {
             }
             Resource::EndpointSlices => {
                 let known = self.slices.iter().map(|(key, record)| (key, &record.seen));
-                known.filter_map(take).take(max).collect()
+                let own = known.filter_map(take);
+                // A slice on both sides is named once.
+                let imported = self.unconfirmed_imports(resource, max).into_iter();
+                let imported = imported
+                    .filter(|meta| !self.has_slice(&object_key(&meta.namespace, &meta.name)));
+                own.chain(imported).take(max).collect()
             }
             Resource::Pods => {
                 let unseen = self.pods.unseen(max).into_iter();
@@ -86,7 +98,7 @@ impl Store {
                     .map(|(key, version)| meta_of(resource, &key, &version))
                     .collect()
             }
-            Resource::ServiceImports => Vec::new(),
+            Resource::ServiceImports => self.unconfirmed_imports(resource, max),
         }
     }
 
@@ -108,10 +120,8 @@ impl Store {
 pub(super) fn key_of(resource: Resource, namespace: &str, name: &str) -> Option<Key> {
     match resource {
         Resource::Namespaces => label(name).map(Key::from),
-        Resource::Services => service_key(name, namespace),
+        Resource::Services | Resource::ServiceImports => service_key(name, namespace),
         Resource::EndpointSlices | Resource::Pods => Some(object_key(namespace, name)),
-        // Nobody asks for them yet.
-        Resource::ServiceImports => None,
     }
 }
 
@@ -120,11 +130,11 @@ fn meta_of(resource: Resource, key: &[u8], version: &Version) -> Meta {
     let text = |octets: &[u8]| String::from_utf8_lossy(octets).into();
     let (namespace, name) = match resource {
         Resource::Namespaces => (&[][..], &key[1..]),
-        Resource::Services => {
+        Resource::Services | Resource::ServiceImports => {
             let end = 1 + usize::from(key[0]);
             (&key[end + 1..], &key[1..end])
         }
-        Resource::EndpointSlices | Resource::Pods | Resource::ServiceImports => {
+        Resource::EndpointSlices | Resource::Pods => {
             let end = key.iter().position(|&octet| octet == b'/');
             let end = end.expect("the key of an object has a slash");
             (&key[..end], &key[end + 1..])

@@ -7,6 +7,9 @@ use crate::cluster::watch::event::Status;
 /// The word for a missing right.
 pub(super) const FORBIDDEN: &str = "forbidden";
 
+/// The word for a resource that is not defined.
+pub(super) const ABSENT: &str = "absent";
+
 /// Why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
@@ -29,6 +32,8 @@ pub(super) enum Failure {
     Unauthorized(Status),
     /// We may not list and watch (403).
     Forbidden(Status),
+    /// The server does not know the resource, which users define (404).
+    Absent,
     /// Any other refusal.
     Refused(Status),
     /// What came cannot be understood.
@@ -59,6 +64,7 @@ impl Failure {
             Self::Ahead => "ahead",
             Self::Unauthorized(_) => "unauthorized",
             Self::Forbidden(_) => FORBIDDEN,
+            Self::Absent => ABSENT,
             Self::Refused(_) => "refused",
             Self::Garbled(_) => "garbled",
             Self::EndedEarly => "ended_early",
@@ -140,6 +146,7 @@ impl std::fmt::Display for Failure {
                     status.message, status.code
                 )
             }
+            Self::Absent => f.write_str("the resource is not defined (404)"),
             Self::Forbidden(status) | Self::Refused(status) => {
                 write!(f, "{} ({})", status.message, status.code)
             }

@@ -55,6 +55,8 @@ pub(super) struct Follower {
     suspicious: bool,
     /// Relists at once since the last watch that lived for a while.
     hasty: u32,
+    /// How often in a row the resource was not defined.
+    absences: u32,
 }
 
 impl Follower {
@@ -79,6 +81,7 @@ impl Follower {
             json_only: resource == Resource::ServiceImports,
             suspicious: false,
             hasty: 0,
+            absences: 0,
         }
     }
 
@@ -101,11 +104,36 @@ impl Follower {
                     continue;
                 }
                 Ok(End::Closed) => Failure::EndedEarly,
-                Err(failure) => failure,
+                Err(failure) => self.judged(failure),
             };
             let delay = self.after(&failure);
             sleep(delay).await;
         }
+    }
+
+    /// What users define may not be defined, which is no failure of the server.
+    fn judged(&self, failure: Failure) -> Failure {
+        match failure {
+            Failure::Refused(status)
+                if status.code == 404 && self.resource == Resource::ServiceImports =>
+            {
+                Failure::Absent
+            }
+            other => other,
+        }
+    }
+
+    /// What is not defined has no objects: that is a list too. Objects that are known stay until it was said twice, since
+    /// a server that has just started may not have read its definitions.
+    fn after_absence(&mut self) -> Duration {
+        self.absences = self.absences.saturating_add(1);
+        if self.absences > 1 || !self.progress.synced.load(Ordering::Acquire) {
+            self.progress.forget_version();
+            self.list_begun();
+            self.sink.list_finished(self.resource);
+            self.progress.list_ended();
+        }
+        self.link.pace.absent_delay.mul_f64(0.75 + chance() / 2.0)
     }
 
     /// Draws the conclusions from a failure. Returns how long to wait.
@@ -116,6 +144,9 @@ impl Follower {
         self.link.failed(failure);
         self.progress.failed(failure);
         self.suspicious = true;
+        if *failure == Failure::Absent {
+            return self.after_absence();
+        }
         self.json_only |= failure.is_not_acceptable() || matches!(failure, Failure::Garbled(_));
         let outage = self
             .progress
@@ -356,6 +387,7 @@ impl Follower {
         self.progress.list_ended();
         self.metrics.lists.inc();
         self.suspicious = false;
+        self.absences = 0;
     }
 
     fn heard(&self) {

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::cluster::objects::Resource;
-use crate::cluster::watch::failure::{FORBIDDEN, Failure};
+use crate::cluster::watch::failure::{ABSENT, FORBIDDEN, Failure};
 
 /// The same trouble is told again after this.
 const REPEAT: Duration = Duration::from_secs(60);
@@ -46,8 +46,8 @@ impl Journal {
         let scope = (!failure.is_of_server()).then_some(resource);
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (scope, failure.reason());
-        // A role does not mend itself: said once, until it is mended.
-        let repeat = if matches!(failure, Failure::Forbidden(_)) {
+        // Neither a role nor a definition mends itself: said once, until it is mended.
+        let repeat = if matches!(failure, Failure::Forbidden(_) | Failure::Absent) {
             Duration::MAX
         } else {
             REPEAT
@@ -66,6 +66,10 @@ impl Journal {
             Failure::Forbidden(_) => format!(
                 "API server `{host}` does not let us watch `{name}`: {failure}; it takes `list` and `watch` on `{name}` \
                  in the ClusterRole of our service account"
+            ),
+            Failure::Absent => format!(
+                "API server `{host}` has no `{name}`: {failure}; there are none as long as it is not, and it is looked for \
+                 every minute"
             ),
             Failure::Expired | Failure::Ahead => {
                 format!("listing `{name}` again from API server `{host}`: {failure}")
@@ -113,7 +117,12 @@ impl Journal {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         // The rest stays, so that a server that flaps is not told of with each turn.
         told.remove(&(Some(resource), FORBIDDEN));
+        let was_absent = told.remove(&(Some(resource), ABSENT)).is_some();
         drop(told);
+        if was_absent {
+            let name = resource.name();
+            tracing::info!(target: "plugin/kubernetes", "API server `{}` has `{name}` now", self.host);
+        }
         let was_away = self.away.swap(false, Ordering::Relaxed);
         if was_away {
             tracing::info!(target: "plugin/kubernetes", "API server `{}` answers again", self.host);
@@ -169,5 +178,20 @@ mod tests {
         assert!(journal.line(Resource::Services, &forbidden, now).is_some());
         journal.recovered(Resource::Pods);
         assert!(journal.line(Resource::Pods, &forbidden, now).is_some());
+    }
+
+    #[test]
+    fn a_resource_that_is_not_defined_is_told_once_until_it_is() {
+        let journal = Journal::new("192.0.2.1:443");
+        let resource = Resource::ServiceImports;
+        let now = Instant::now();
+        let line = journal.line(resource, &Failure::Absent, now);
+        assert!(line.is_some_and(|line| line.contains("has no `serviceimports`")));
+        assert_eq!(
+            journal.line(resource, &Failure::Absent, now + 100 * REPEAT),
+            None
+        );
+        journal.recovered(resource);
+        assert!(journal.line(resource, &Failure::Absent, now).is_some());
     }
 }

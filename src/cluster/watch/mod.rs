@@ -90,6 +90,8 @@ pub struct WatchPlan {
     pub label_selector: Option<String>,
     /// `namespace_labels`: which Namespaces and ServiceImports.
     pub namespace_label_selector: Option<String>,
+    /// Only the EndpointSlices that come from other clusters.
+    pub imported_slices_only: bool,
     /// `apiserver_*`: how often and how widely the API server is asked.
     pub limits: Limits,
     /// `reconcile`: how often what is known is compared with what the API server has; none is never.
@@ -98,6 +100,12 @@ pub struct WatchPlan {
 
 impl WatchPlan {
     fn target(&self, resource: Resource) -> Target {
+        if resource == Resource::EndpointSlices && self.imported_slices_only {
+            let imported = Some("multicluster.kubernetes.io/service-name");
+            let labels = [self.label_selector.as_deref(), imported];
+            let labels: Vec<&str> = labels.into_iter().flatten().collect();
+            return Target::new(resource, Some(&labels.join(",")));
+        }
         let labels = match resource {
             // CoreDNS asks for ServiceImports by the labels that are meant for namespaces.
             Resource::Namespaces | Resource::ServiceImports => &self.namespace_label_selector,

@@ -24,6 +24,8 @@ pub struct Pace {
     pub connect_delay_max: Duration,
     /// The longest delay while we are not allowed to watch. Somebody has to change a role first.
     pub refused_delay_max: Duration,
+    /// The delay while a resource that users define is not defined, give or take a quarter. Somebody has to define it.
+    pub absent_delay: Duration,
     /// The longest delay that the server may ask for (`Retry-After`), jitter aside.
     pub retry_after_max: Duration,
     /// Nothing heard for longer than this: the list is asked for again instead of resuming.
@@ -48,6 +50,7 @@ impl Default for Pace {
             delay_max: Duration::from_secs(5),
             connect_delay_max: Duration::from_secs(2),
             refused_delay_max: Duration::from_secs(15),
+            absent_delay: Duration::from_secs(60),
             retry_after_max: Duration::from_secs(30),
             outage_max: Duration::from_secs(60),
             renew_min: Duration::from_secs(10),

@@ -112,7 +112,9 @@ mod tests {
                     Part::Port { port, protocol } => {
                         format!(" port {}/{}", text(port), text(protocol))
                     }
-                    Part::Zone { .. } => panic!("there are no topology zones here"),
+                    Part::Zone { .. } | Part::ClusterEndpoint { .. } => {
+                        panic!("there are no topology zones here, and no clusters")
+                    }
                 };
                 format!("{}/{}{part}", text(&namespace[1..]), text(&service[1..]))
             }

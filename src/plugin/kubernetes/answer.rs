@@ -140,7 +140,16 @@ impl Kubernetes {
         Soa {
             split: asked.split,
             ttl: stale::denial_ttl(self.scope.cluster(), self.ttl),
-            serial: self.scope.cluster().serial(),
+            serial: self.serial(asked),
+        }
+    }
+
+    /// The serial of the zone that a question is about.
+    pub(super) fn serial(&self, asked: &Asked<'_>) -> u32 {
+        if self.is_imported(asked) {
+            self.scope.cluster().import_serial()
+        } else {
+            self.scope.cluster().serial()
         }
     }
 
@@ -151,7 +160,8 @@ impl Kubernetes {
     }
 
     fn deny(&self, exchange: &mut Exchange<'_>, asked: &Asked<'_>) -> Step {
-        if self.scope.cluster().servable() {
+        let imported = self.is_imported(asked);
+        if self.scope.cluster().names_servable(imported) {
             exchange.reply.rcode = Rcode::NXDOMAIN;
             // While the API server is away no name comes to be, so what a snapshot does not have is mostly not there;
             // and SERVFAIL would end the search list of many a client (docs/decisions/0009-snapshot.md).

@@ -123,6 +123,7 @@ impl KubernetesConfig {
             search: self.search().into(),
             ignore_empty_service: self.ignore_empty_service,
             zonal: self.zonal,
+            multicluster: self.multicluster.as_slice().into(),
             fallthrough: self.fallthrough.clone(),
             local_addresses,
         }
@@ -141,11 +142,14 @@ impl KubernetesConfig {
 
     fn resources(&self) -> Vec<Resource> {
         let mut resources = vec![Resource::Namespaces, Resource::Services];
-        if self.endpoints {
+        if self.endpoints || !self.multicluster.is_empty() {
             resources.push(Resource::EndpointSlices);
         }
         if self.pods == PodMode::Verified {
             resources.push(Resource::Pods);
+        }
+        if !self.multicluster.is_empty() {
+            resources.push(Resource::ServiceImports);
         }
         resources
     }
@@ -162,6 +166,8 @@ impl KubernetesConfig {
             external: demands.external,
             external_endpoints: demands.external_endpoints,
             zones: self.zonal,
+            imports: !self.multicluster.is_empty(),
+            imported_slices_only: !self.endpoints,
         }
     }
 
@@ -290,6 +296,7 @@ impl KubernetesConfig {
             resources: self.resources(),
             label_selector: text(&self.labels),
             namespace_label_selector: text(&self.namespace_labels),
+            imported_slices_only: !self.endpoints,
             limits: self.limits,
             reconcile: self.reconcile,
         };

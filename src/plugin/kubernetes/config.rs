@@ -44,6 +44,8 @@ pub(super) struct KubernetesConfig {
     pub(super) ttl: u32,
     pub(super) ignore_empty_service: bool,
     pub(super) zonal: bool,
+    /// Some of `zones`.
+    pub(super) multicluster: Vec<Name>,
     pub(super) fallthrough: Option<Fallthrough>,
     pub(super) startup_timeout: Duration,
     pub(super) limits: Limits,
@@ -94,6 +96,7 @@ pub(super) fn parse(context: &mut Context<'_>) -> Option<Box<dyn Config>> {
         ttl: ttl::DEFAULT,
         ignore_empty_service: false,
         zonal: false,
+        multicluster: Vec::new(),
         fallthrough: None,
         startup_timeout: STARTUP_TIMEOUT_DEFAULT,
         limits: Limits::default(),
@@ -271,7 +274,7 @@ impl KubernetesConfig {
     }
 
     fn multicluster(
-        &self,
+        &mut self,
         option: &Directive,
         context: &mut Context<'_>,
     ) -> Result<(), Diagnostic> {
@@ -285,8 +288,9 @@ impl KubernetesConfig {
             context.faults.push(fault);
             return Ok(());
         }
-        for zone in context.zones(&option.args) {
-            if !self.zones.contains(&zone) {
+        self.multicluster = context.zones(&option.args);
+        for zone in &self.multicluster {
+            if !self.zones.contains(zone) {
                 return Err(Diagnostic::error(
                     option.span(),
                     format!("`kubernetes` is not authoritative for the multicluster zone `{zone}`"),
@@ -294,10 +298,7 @@ impl KubernetesConfig {
                 ));
             }
         }
-        Err(Diagnostic::not_built(
-            span,
-            "`kubernetes` option `multicluster`",
-        ))
+        Ok(())
     }
 }
 

@@ -37,7 +37,7 @@ use crate::cluster::scope::Scope;
 use crate::cluster::table::{ServiceView, Table};
 use crate::plugin::Spec;
 use crate::plugin::fallthrough::Fallthrough;
-use crate::plugin::kubernetes::name::{Place, ServicePlace};
+use crate::plugin::kubernetes::name::{Grammar, Place, ServicePlace};
 use crate::plugin::service::{self, dashed};
 use crate::wire::code::{Rcode, RecordType};
 use crate::wire::name::{Name, NameBuf, NameRef};
@@ -77,6 +77,8 @@ struct Kubernetes {
     ignore_empty_service: bool,
     /// Names may ask for the endpoints of a topology zone.
     zonal: bool,
+    /// In and below these, names are those of ServiceImports.
+    multicluster: Box<[Name]>,
     fallthrough: Option<Fallthrough>,
     /// Where this server can be reached itself.
     local_addresses: Box<[IpAddr]>,
@@ -210,7 +212,7 @@ impl Kubernetes {
             }
             _ => {}
         }
-        match name::parse(asked.name, asked.split, self.zonal) {
+        match name::parse(asked.name, asked.split, self.grammar(asked)) {
             Place::Apex | Place::Branch => Finding::NoData,
             Place::NameServer => match asked.qtype {
                 RecordType::A | RecordType::AAAA => Finding::NameServerAddresses,
@@ -233,7 +235,7 @@ impl Kubernetes {
                 namespace,
                 at,
             } => self.find_pod(dashed, namespace, at),
-            Place::Service(place) => self.find_service(place),
+            Place::Service(place) => self.find_service(asked, place),
         }
     }
 
@@ -256,8 +258,41 @@ impl Kubernetes {
         Finding::Pod { address, pods, at }
     }
 
-    fn find_service<'q>(&self, place: ServicePlace<'q>) -> Finding<'q> {
-        if let Some(view) = self.table().service(place.key)
+    /// Whether names of the zone are those of what other clusters export.
+    fn is_imported(&self, asked: &Asked<'_>) -> bool {
+        let zone = &asked.name.as_wire()[asked.split..];
+        let is_in = |origin: &Name| {
+            let origin = origin.as_ref();
+            // The zone is in lower case, and so are these.
+            zone.ends_with(origin.as_wire()) && asked.name.prefix_len(origin).is_some()
+        };
+        self.multicluster.iter().any(is_in)
+    }
+
+    /// What names of a zone are looked up in.
+    fn table_of(&self, imported: bool) -> Option<&Table> {
+        if imported {
+            self.table().imports()
+        } else {
+            Some(self.table())
+        }
+    }
+
+    fn grammar(&self, asked: &Asked<'_>) -> Grammar {
+        if self.is_imported(asked) {
+            Grammar::Multicluster
+        } else if self.zonal {
+            Grammar::Zonal
+        } else {
+            Grammar::Plain
+        }
+    }
+
+    fn find_service<'q>(&self, asked: &Asked<'_>, place: ServicePlace<'q>) -> Finding<'q> {
+        let imported = self.is_imported(asked);
+        let table = self.table_of(imported);
+        if let Some(view) = table.and_then(|table| table.service(place.key))
+            && !(imported && service::is_without_ports(&view, place.part))
             && service::exists(&view, place.part, self.ignore_empty_service)
             && self.exposes(place.namespace)
         {

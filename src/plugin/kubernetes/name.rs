@@ -9,6 +9,9 @@
 //!
 //! with `zonal`:
 //! eu-1.pin._zone.web.shop.svc.cluster.local.  endpoints in a topology zone; `prefer` for all if it has none
+//!
+//! in a zone of `multicluster`:
+//!            web-0.c1.web.shop.svc.clusterset.local.  host name of an endpoint in the cluster `c1`
 //! ```
 
 use crate::plugin::service::Part;
@@ -60,9 +63,19 @@ pub(super) struct ServicePlace<'q> {
 /// The labels left of the zone that can mean anything: port, protocol, service, namespace, kind.
 const LABELS_MAX: usize = 5;
 
-/// Reads a name, in lower case, whose first `split` octets stand left of the zone. Only with `zonal` may it ask for a
-/// topology zone.
-pub(super) fn parse(qname: NameRef<'_>, split: usize, zonal: bool) -> Place<'_> {
+/// What names of a zone may ask for besides what they may in every zone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Grammar {
+    /// Nothing.
+    Plain,
+    /// Endpoints in a topology zone.
+    Zonal,
+    /// Endpoints in one of several clusters.
+    Multicluster,
+}
+
+/// Reads a name, in lower case, whose first `split` octets stand left of the zone.
+pub(super) fn parse(qname: NameRef<'_>, split: usize, grammar: Grammar) -> Place<'_> {
     let wire = &qname.as_wire()[..split];
     let mut starts = [0; LABELS_MAX];
     let (mut count, mut at) = (0, 0);
@@ -115,9 +128,19 @@ pub(super) fn parse(qname: NameRef<'_>, split: usize, zonal: bool) -> Place<'_> 
         },
         3 => service(Part::Whole),
         4 => service(Part::Endpoint(label(3))),
+        // Where an endpoint has a cluster, only an underscore makes it a port.
+        5 if grammar == Grammar::Multicluster
+            && !label(3).starts_with(b"_")
+            && !label(4).starts_with(b"_") =>
+        {
+            service(Part::ClusterEndpoint {
+                host: label(4),
+                cluster: label(3),
+            })
+        }
         5 => service(Part::port(label(4), label(3))),
         // The value of a zone may have dots: all that is left of the directive is the zone.
-        _ if zonal && !pod && label(3) == b"_zone" => {
+        _ if grammar == Grammar::Zonal && !pod && label(3) == b"_zone" => {
             let zone = &wire[..start(4)];
             match label(4) {
                 b"pin" => service(Part::Zone {
@@ -139,15 +162,15 @@ mod tests {
 
     /// Reads a name below `cluster.local.`, and shows it.
     fn place(text: &str) -> String {
-        place_with(text, false)
+        place_with(text, Grammar::Plain)
     }
 
-    fn place_with(text: &str, zonal: bool) -> String {
+    fn place_with(text: &str, grammar: Grammar) -> String {
         let name = Name::from_text(&format!("{text}cluster.local.")).expect("a name");
         let zone = Name::from_text("cluster.local.").expect("a name");
         let split = name.as_ref().prefix_len(zone.as_ref()).expect("below");
         let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
-        match parse(name.as_ref(), split, zonal) {
+        match parse(name.as_ref(), split, grammar) {
             Place::Service(place) => {
                 let (service, namespace) =
                     place.key.split_at(place.key.len() - place.namespace.len());
@@ -156,6 +179,9 @@ mod tests {
                     Part::Endpoint(name) => format!(" endpoint {}", text(name)),
                     Part::Port { port, protocol } => {
                         format!(" port {}/{}", text(port), text(protocol))
+                    }
+                    Part::ClusterEndpoint { host, cluster } => {
+                        format!(" endpoint {} of {}", text(host), text(cluster))
                     }
                     Part::Zone { zone, prefer } => format!(" zone {zone:?} {prefer}"),
                 };
@@ -207,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_topology_zone_is_all_that_stands_left_of_the_directive() {
-        let place = |text: &str| place_with(&format!("{text}web.shop.svc."), true);
+        let place = |text: &str| place_with(&format!("{text}web.shop.svc."), Grammar::Zonal);
         let zone = |zone: &[u8], prefer| format!("shop/web zone {zone:?} {prefer}");
         assert_eq!(place("eu.pin._zone."), zone(b"\x02eu", false));
         assert_eq!(place("eu.prefer._zone."), zone(b"\x02eu", true));
@@ -218,7 +244,25 @@ mod tests {
         assert_eq!(place("_zone."), "shop/web endpoint _zone");
         assert_eq!(place("eu.florp._zone."), "Invalid");
         assert_eq!(place("eu.pin._zones."), "Invalid");
-        assert_eq!(place_with("eu.pin._zone.web.shop.pod.", true), "Invalid");
-        assert_eq!(place_with("eu.pin._zone.web.shop.svc.", false), "Invalid");
+        let text = "eu.pin._zone.web.shop.pod.";
+        assert_eq!(place_with(text, Grammar::Zonal), "Invalid");
+        let text = "eu.pin._zone.web.shop.svc.";
+        assert_eq!(place_with(text, Grammar::Plain), "Invalid");
+        assert_eq!(place_with(text, Grammar::Multicluster), "Invalid");
+    }
+
+    #[test]
+    fn where_there_are_clusters_a_port_has_an_underscore() {
+        let place = |text: &str| place_with(&format!("{text}web.shop.svc."), Grammar::Multicluster);
+        assert_eq!(place("web-0.c1."), "shop/web endpoint web-0 of c1");
+        assert_eq!(place("http.tcp."), "shop/web endpoint http of tcp");
+        assert_eq!(place("_http.tcp."), "shop/web port http/tcp");
+        assert_eq!(place("http._tcp."), "shop/web port http/tcp");
+        assert_eq!(place("c1."), "shop/web endpoint c1");
+        assert_eq!(place("a.web-0.c1."), "Invalid");
+        assert_eq!(place(""), "shop/web");
+        // Pods know no clusters.
+        let pod = place_with("a.b.1-2-3-4.shop.pod.", Grammar::Multicluster);
+        assert_eq!(pod, "pod shop/1-2-3-4 @4");
     }
 }

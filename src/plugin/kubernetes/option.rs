@@ -103,7 +103,7 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         name: "multicluster",
         syntax: "multicluster ZONES...",
         default: "",
-        help: "not built yet: answers ServiceImports in ZONES",
+        help: "answers what other clusters export, by ServiceImports, in ZONES, which the line lists too",
     },
     OptionSpec {
         name: "zonal",

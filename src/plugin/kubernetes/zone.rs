@@ -14,11 +14,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::chain::content::{Held, ZoneContent, ZoneRecord};
-use crate::cluster::table::Slot;
+use crate::cluster::table::{Slot, Table};
 use crate::plugin::kubernetes::answer::{SCHEMA_TTL, SCHEMA_VERSION, SOA_TTL_MAX, soa_times};
 use crate::plugin::kubernetes::{Asked, Finding, Kubernetes, is_reverse};
-use crate::plugin::service::Targets;
 use crate::plugin::service::records::ServiceRecords;
+use crate::plugin::service::{self, Part, Targets};
 use crate::wire::code::RecordType;
 use crate::wire::name::{Name, NameBuf, NameRef};
 use crate::wire::reverse;
@@ -29,7 +29,9 @@ impl Kubernetes {
         let Some(zone) = self.zones.iter().find(|zone| zone.as_ref() == apex) else {
             return Held::Nothing;
         };
-        if !self.scope.cluster().synced() {
+        let imported = self.is_imported(&whole(zone));
+        let cluster = self.scope.cluster();
+        if !cluster.synced() {
             return Held::Unready;
         }
         let (Some(mname), Some(rname)) =
@@ -38,7 +40,11 @@ impl Kubernetes {
             return Held::Nothing;
         };
         // Before anything is looked at: what changes from here on has another serial.
-        let serial = self.scope.cluster().take_serial();
+        let serial = if imported {
+            cluster.take_import_serial()
+        } else {
+            cluster.take_serial()
+        };
         let soa = ZoneRecord::soa(
             zone.as_ref(),
             self.ttl.min(SOA_TTL_MAX),
@@ -49,6 +55,7 @@ impl Kubernetes {
         let records = Walk {
             kubernetes: self.clone(),
             zone: zone.clone(),
+            imported,
             ready: VecDeque::new(),
             service: None,
             stage: Stage::Apex,
@@ -64,6 +71,15 @@ impl Kubernetes {
     fn belongs(&self, name: NameRef<'_>, zone: &Name) -> bool {
         let asked = self.asked(name, RecordType::ANY);
         asked.is_some_and(|asked| name.len() - asked.split == zone.as_ref().len())
+    }
+}
+
+/// The question for a zone's own name.
+fn whole(zone: &Name) -> Asked<'_> {
+    Asked {
+        name: zone.as_ref(),
+        split: 0,
+        qtype: RecordType::SOA,
     }
 }
 
@@ -88,6 +104,8 @@ enum Stage {
 struct Walk {
     kubernetes: Kubernetes,
     zone: Name,
+    /// Its names are those of ServiceImports.
+    imported: bool,
     ready: VecDeque<ZoneRecord>,
     service: Option<ServiceRecords>,
     stage: Stage,
@@ -176,7 +194,8 @@ impl Walk {
         if is_reverse(self.zone.as_ref()) {
             return Vec::new();
         }
-        let mut slots = self.kubernetes.table().slots();
+        let table = self.kubernetes.table_of(self.imported);
+        let mut slots = table.map(Table::slots).unwrap_or_default();
         slots.sort_unstable_by(|one, other| names(one).cmp(&names(other)));
         slots
     }
@@ -191,6 +210,9 @@ impl Walk {
             return None;
         }
         let view = Arc::clone(&slot.view());
+        if self.imported && service::is_without_ports(&view, Part::Whole) {
+            return None;
+        }
         // A name that would be too long is none.
         let targets = Targets::new(&slot.labels, Some(b"svc"), self.zone.as_ref())?;
         let records = ServiceRecords::new(view, targets, ttl, ignore_empty_service)?;

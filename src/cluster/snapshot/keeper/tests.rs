@@ -23,6 +23,8 @@ const KEEP: Keep = Keep {
     external: true,
     external_endpoints: false,
     zones: true,
+    imports: false,
+    imported_slices_only: false,
 };
 
 fn process() -> Arc<Process> {

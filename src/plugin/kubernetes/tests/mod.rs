@@ -1,6 +1,7 @@
 //! What the cases of `tests/kubernetes` cannot show: what is owned, the time before the first lists, aliases
 //! that have to wait, name servers, sizes.
 
+mod imports;
 mod large;
 mod options;
 mod search;
@@ -126,6 +127,7 @@ fn plugin(cluster: &Arc<Cluster>) -> Kubernetes {
         search: Box::default(),
         ignore_empty_service: false,
         zonal: false,
+        multicluster: Box::default(),
         fallthrough: None,
         local_addresses: Box::new([ip("10.1.0.53"), ip("fd00::53")]),
     }

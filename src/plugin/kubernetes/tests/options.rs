@@ -1,4 +1,4 @@
-//! Options: what is read, what is wrong, what is not built yet; and what is shared by equal ones.
+//! Options: what is read, what is wrong; and what is shared by equal ones.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -166,16 +166,11 @@ fn what_means_nothing_is_a_warning() {
         "manifests a\nlabels b\nnamespace_labels c",
         "endpoint https://a\ntls a b c",
         "zonal",
+        "multicluster cluster.local",
+        "multicluster cluster.local\nnoendpoints",
     ] {
         assert_eq!(config_faults(body), Vec::<String>::new(), "{body}");
     }
-}
-
-#[test]
-fn what_a_later_version_does_is_named() {
-    let faults = config_faults("multicluster cluster.local");
-    let expected = "not built: `kubernetes` option `multicluster` is not built yet";
-    assert!(faults[0].starts_with(expected), "{faults:?}");
 }
 
 fn configured(body: &str) -> Box<config::KubernetesConfig> {
@@ -269,7 +264,7 @@ fn blocks_and_reloads_with_the_same_cluster_share_it() {
     let first = build("");
     assert!(first.cluster.synced());
     assert!(Arc::ptr_eq(&first, &build("ttl 30")));
-    for other in ["pods verified", "zonal"] {
+    for other in ["pods verified", "zonal", "multicluster cluster.local"] {
         assert!(!Arc::ptr_eq(&first, &build(other)), "{other}");
     }
     // A reload that brings `k8s_external` needs what the running cluster has not kept.
