@@ -205,3 +205,77 @@ fn append_sources(folder: &Path, sources: &mut String) {
         }
     }
 }
+
+/// The rules of the list that `kubernetes`, `k8s_external`, `autopath` and transfers are built by.
+const RULES: std::ops::RangeInclusive<usize> = 1..=263;
+
+/// Those of what is not built yet: clusters beyond ours, transfers of external names, metadata. Each goes from here with
+/// its test.
+const NOT_YET: &[std::ops::RangeInclusive<usize>] =
+    &[180..=193, 221..=221, 244..=244, 248..=250, 260..=263];
+
+/// Numbers of rules in a comment, `Case 7`, `cases 7, 9 and 11`, `Cases 7 to 9`, or in a test's name, `fn case_7_…`.
+fn rules_in(text: &str) -> Vec<usize> {
+    let numbers =
+        regex::Regex::new(r"\b[Cc]ases? (\d+(?:(?:, | and | to )\d+)*)").expect("a pattern");
+    let mut rules = Vec::new();
+    for found in numbers.captures_iter(text) {
+        let mut range = false;
+        for word in found[1].split(' ') {
+            let Ok(number) = word.trim_end_matches(',').parse::<usize>() else {
+                range = word == "to";
+                continue;
+            };
+            match rules.last() {
+                Some(&from) if range => rules.extend(from + 1..=number),
+                _ => rules.push(number),
+            }
+            range = false;
+        }
+    }
+    rules
+}
+
+#[test]
+fn numbers_of_rules_are_read_one_by_one_and_from_to() {
+    assert_eq!(rules_in("/// Case 7. A port 80."), [7]);
+    assert_eq!(
+        rules_in("// see cases 7, 9 and 11 to 13"),
+        [7, 9, 11, 12, 13]
+    );
+    assert!(rules_in("case by case").is_empty());
+}
+
+#[test]
+fn every_rule_of_the_list_has_a_test() {
+    let mut found = std::collections::BTreeSet::new();
+    let mut sources = String::new();
+    for folder in ["src", "tests"] {
+        append_sources(&root().join(folder), &mut sources);
+    }
+    for line in sources.lines().map(str::trim_start) {
+        if line.starts_with("//") {
+            found.extend(rules_in(line));
+        } else if line.starts_with("fn case") {
+            found.extend(rules_in(&line.replace('_', " ")));
+        }
+    }
+    for entry in std::fs::read_dir(root().join("tests")).expect("a folder") {
+        let cases = entry.expect("an entry").path().join("cases");
+        if cases.is_file() {
+            let text = read(&cases);
+            let numbers = text.lines().filter_map(|line| {
+                let word = line.split(' ').next()?;
+                word.trim_end_matches(|end: char| end.is_ascii_lowercase())
+                    .parse::<usize>()
+                    .ok()
+            });
+            found.extend(numbers);
+        }
+    }
+    let is_due = |rule: &usize| !NOT_YET.iter().any(|rules| rules.contains(rule));
+    let missing: Vec<usize> = RULES
+        .filter(|rule| !found.contains(rule) && is_due(rule))
+        .collect();
+    assert!(missing.is_empty(), "no test names the rules {missing:?}");
+}

@@ -284,6 +284,7 @@ fn an_external_name_is_a_name_an_address_or_nothing_of_use() {
     assert_eq!(kind("a..b", "4"), "ExternalName(Broken)");
 }
 
+/// Case 135.
 #[test]
 fn a_pod_keeps_its_address_while_it_goes() {
     let cluster = cluster();

@@ -30,6 +30,7 @@ fn serves_without_a_cluster(served: &Served, name: &str) {
     assert_eq!(served.http("/ready").0, 503);
 }
 
+/// Case 177: not ready, then ready.
 #[test]
 fn a01_without_an_api_server_the_rest_is_served_until_it_comes() {
     with_plane(|plane, proxy| {
@@ -57,6 +58,7 @@ fn a02_a_black_hole_is_given_up_and_found_when_it_answers() {
     });
 }
 
+/// Cases 177 and 178: ready, and answers, though the API server is lost.
 #[test]
 fn a03_an_outage_changes_no_answer_and_is_made_up_for() {
     with_plane(|plane, proxy| {

@@ -191,6 +191,7 @@ fn outside_a_cluster_the_kubeconfig_of_the_user_is_used() {
     assert_eq!(host(&around), "two.example:6443");
 }
 
+/// Case 257.
 #[test]
 fn with_no_cluster_and_no_kubeconfig_we_say_what_to_do() {
     let folder = tempfile::tempdir().unwrap();

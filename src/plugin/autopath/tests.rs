@@ -163,6 +163,7 @@ fn text(reply: &Reply) -> String {
 
 const FOUND: &str = "NOERROR: answer x.example.shop.svc.cluster.local. 60 CNAME x.example.; answer x.example. 60 A 192.0.2.0";
 
+/// Case 225.
 #[test]
 fn elements_are_tried_in_order_until_one_has_the_name() {
     let below = Below::new(autopath(".", &SEARCH), &[("x.example.", Has::Addresses(1))]);
@@ -206,6 +207,7 @@ fn an_element_that_has_no_data_ends_the_search() {
     assert_eq!(below.asked().len(), 2);
 }
 
+/// Case 226.
 #[test]
 fn where_no_element_has_the_name_the_first_denial_stands() {
     for qname in ["x.shop.svc.cluster.local", "w.shop.svc.cluster.local"] {
@@ -219,6 +221,7 @@ fn where_no_element_has_the_name_the_first_denial_stands() {
     }
 }
 
+/// Case 232.
 #[test]
 fn a_failure_ends_the_search_and_a_servfail_that_was_said_is_the_answer() {
     for has in [Has::Failure, Has::Refused] {
@@ -410,7 +413,7 @@ fn what_is_wrong_is_said_where_it_stands() {
     }
 }
 
-/// 233, 234 and 259 of the list of rules of `kubernetes`: what only the whole server block shows.
+/// Cases 233, 234 and 259: what only the whole server block shows.
 #[test]
 fn a_source_must_be_there_and_know_search_paths() {
     use crate::corefile::parser::parse_text;

@@ -138,6 +138,7 @@ pub(super) fn local_addresses(bind: Option<&[IpAddr]>) -> Box<[IpAddr]> {
 mod tests {
     use super::*;
 
+    /// Case 114, where CoreDNS has none.
     #[test]
     fn where_bind_names_addresses_they_are_ours() {
         let bound: [IpAddr; 2] = [[127, 0, 0, 1].into(), [192, 0, 2, 1].into()];

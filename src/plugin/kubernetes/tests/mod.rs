@@ -425,6 +425,7 @@ fn an_alias_whose_target_gets_no_reply_at_all_has_no_data() {
     );
 }
 
+/// Case 89, at which CoreDNS dies.
 #[test]
 fn aliases_of_two_zones_that_lead_to_each_other_end() {
     let alias = |name: &str, target: &str| service(name, ServiceKind::ExternalName(target.into()));
@@ -441,6 +442,7 @@ fn aliases_of_two_zones_that_lead_to_each_other_end() {
     assert!(records(&reply).len() <= 24, "{:?}", records(&reply));
 }
 
+/// Cases 94 to 97; the zone is found in any letter case.
 #[test]
 fn a_name_server_is_known_by_the_services_that_lead_to_it() {
     let dns = |kind| {
@@ -475,6 +477,7 @@ fn a_name_server_is_known_by_the_services_that_lead_to_it() {
     }
 }
 
+/// Cases 105 and 107.
 #[test]
 fn ns_dns_has_the_addresses_of_the_name_servers_in_any_letter_case() {
     let cluster = synced(Vec::new());
@@ -490,6 +493,7 @@ fn ns_dns_has_the_addresses_of_the_name_servers_in_any_letter_case() {
     );
 }
 
+/// Case 108, which CoreDNS answers.
 #[test]
 fn ns_dns_stands_directly_below_the_zone_only() {
     let cluster = synced(Vec::new());
@@ -502,7 +506,7 @@ fn ns_dns_stands_directly_below_the_zone_only() {
     }
 }
 
-/// 64 to 67 of the list of rules.
+/// Cases 64 to 67.
 #[test]
 fn a_large_service_is_cut_for_udp_and_whole_for_tcp() {
     let addresses: Vec<IpAddr> = (1..=150)

@@ -13,7 +13,7 @@ fn config_faults(body: &str) -> Vec<String> {
     faults(&SPEC, &format!("kubernetes cluster.local {{\n{body}\n}}\n"))
 }
 
-/// 251 of the list of rules.
+/// Case 251.
 #[test]
 fn a_wrong_number_of_arguments_is_a_fault() {
     for option in [
@@ -47,7 +47,7 @@ fn a_wrong_number_of_arguments_is_a_fault() {
     }
 }
 
-/// 252, 254 and 255 of the list of rules.
+/// Cases 252, 254, 255 and 256; a `startup_timeout` of 0 does not wait, where CoreDNS panics.
 #[test]
 fn a_wrong_value_is_a_fault_that_points_at_it() {
     for (body, expected) in [
@@ -142,7 +142,7 @@ fn a_wrong_value_is_a_fault_that_points_at_it() {
     );
 }
 
-/// 253 of the list of rules: what CoreDNS lets pass.
+/// Case 253: what CoreDNS lets pass.
 #[test]
 fn what_means_nothing_is_a_warning() {
     for body in [
