@@ -431,6 +431,11 @@ impl Table {
         self.addresses.all()
     }
 
+    /// All external addresses that a Service has now, likewise.
+    pub fn external_addresses(&self) -> (Vec<Ipv4Addr>, Vec<Ipv6Addr>) {
+        self.external.all()
+    }
+
     /// Looks at the Services that an address belongs to; none, mostly one, or several.
     pub fn with_owners<R>(&self, address: IpAddr, look: impl FnOnce(&[Arc<Slot>]) -> R) -> R {
         self.addresses.with(address, look)

@@ -172,7 +172,7 @@ fn read_label(word: &Word) -> Result<String, Diagnostic> {
     ))
 }
 
-fn is_reverse(zone: &Name) -> bool {
+pub(super) fn is_reverse(zone: &Name) -> bool {
     ["in-addr.arpa", "ip6.arpa"].iter().any(|tree| {
         let tree = Name::from_text(tree).expect("a name");
         zone.as_ref().is_at_or_below(tree.as_ref())

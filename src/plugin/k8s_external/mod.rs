@@ -18,6 +18,7 @@ mod config;
 mod name;
 mod nameserver;
 mod reverse;
+mod zone;
 
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 
 use arc_swap::Guard;
 
+use crate::chain::content::Held;
 use crate::chain::exchange::Exchange;
 use crate::chain::plugin::{Plugin, Step};
 use crate::cluster::table::{ServiceView, ViewKind};
@@ -46,6 +48,7 @@ pub static SPEC: Spec = Spec {
     parse: config::parse,
 };
 
+#[derive(Clone)]
 struct External {
     /// `kubernetes` is built after us.
     cluster: ClusterSlot,
@@ -62,6 +65,7 @@ struct External {
 }
 
 /// One zone, and the names that its SOA and NS need.
+#[derive(Clone)]
 struct Zone {
     origin: Name,
     /// `ns1.dns.` and the origin.
@@ -136,6 +140,14 @@ impl Plugin for External {
 
     fn may_own(&self) -> bool {
         true
+    }
+
+    fn zones_held(&self) -> Vec<Name> {
+        self.zones.iter().map(|zone| zone.origin.clone()).collect()
+    }
+
+    fn content(&self, apex: NameRef<'_>) -> Held {
+        self.zone(apex)
     }
 }
 

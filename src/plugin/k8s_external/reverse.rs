@@ -7,6 +7,7 @@ use crate::cluster::table::Slot;
 use crate::plugin::k8s_external::External;
 use crate::plugin::service::Targets;
 use crate::wire::code::RecordType;
+use crate::wire::name::NameRef;
 use crate::wire::writer::{Owner, ReplyWriter};
 
 impl External {
@@ -24,11 +25,22 @@ impl External {
         address: IpAddr,
         reply: &mut ReplyWriter<'_>,
     ) {
+        self.for_targets(scope, address, |target| {
+            reply.name_record(Owner::Question, RecordType::PTR, self.ttl, target);
+        });
+    }
+
+    /// Calls `each` for the target of each PTR record of an address.
+    pub(super) fn for_targets(
+        &self,
+        scope: &Scope,
+        address: IpAddr,
+        mut each: impl FnMut(NameRef<'_>),
+    ) {
         for_owners(scope, address, |slot| {
             // A name that would be too long is none.
             if let Some(target) = Targets::new(&slot.labels, None, self.pointer_zone.as_ref()) {
-                let target = target.service();
-                reply.name_record(Owner::Question, RecordType::PTR, self.ttl, target);
+                each(target.service());
             }
         });
     }

@@ -18,7 +18,7 @@ use crate::cluster::table::{Slot, Table};
 use crate::plugin::kubernetes::answer::{SCHEMA_TTL, SCHEMA_VERSION, SOA_TTL_MAX, soa_times};
 use crate::plugin::kubernetes::{Asked, Finding, Kubernetes, is_reverse};
 use crate::plugin::service::records::ServiceRecords;
-use crate::plugin::service::{self, Part, Targets};
+use crate::plugin::service::{self, Part, SrvTtl, Targets};
 use crate::wire::code::RecordType;
 use crate::wire::name::{Name, NameBuf, NameRef};
 use crate::wire::reverse;
@@ -215,6 +215,10 @@ impl Walk {
         }
         // A name that would be too long is none.
         let targets = Targets::new(&slot.labels, Some(b"svc"), self.zone.as_ref())?;
+        let ttl = SrvTtl {
+            srv: ttl,
+            glue: ttl,
+        };
         let records = ServiceRecords::new(view, targets, ttl, ignore_empty_service)?;
         let is_here = self.kubernetes.belongs(records.owner(), &self.zone);
         is_here.then_some(records)

@@ -17,7 +17,7 @@ use hashbrown::HashSet;
 use crate::chain::content::ZoneRecord;
 use crate::cluster::objects::Port;
 use crate::cluster::table::{Alias, Backend, ServiceView, ViewKind};
-use crate::plugin::service::{Part, Targets, count_ports, exists, port_numbers, weight};
+use crate::plugin::service::{Part, SrvTtl, Targets, count_ports, exists, port_numbers, weight};
 use crate::wire::code::RecordType;
 use crate::wire::name::{LABEL_MAX, NameBuf, NameRef};
 
@@ -26,7 +26,7 @@ use crate::wire::name::{LABEL_MAX, NameBuf, NameRef};
 pub(in crate::plugin) struct ServiceRecords {
     view: Arc<ServiceView>,
     targets: Targets,
-    ttl: u32,
+    ttl: SrvTtl,
     ports: Vec<NamedPort>,
     /// The next endpoint: its slice, and its place there.
     next: (usize, usize),
@@ -36,16 +36,17 @@ pub(in crate::plugin) struct ServiceRecords {
 }
 
 /// A port that has a name of its own below the Service's.
-struct NamedPort {
-    owner: NameBuf,
+pub(in crate::plugin) struct NamedPort {
+    pub(in crate::plugin) owner: NameBuf,
     /// In lower case.
     port: Box<[u8]>,
     protocol: Box<[u8]>,
-    weight: u16,
+    pub(in crate::plugin) weight: u16,
 }
 
 impl NamedPort {
-    fn part(&self) -> Part<'_> {
+    /// What its name asks for.
+    pub(in crate::plugin) fn part(&self) -> Part<'_> {
         Part::Port {
             port: &self.port,
             protocol: &self.protocol,
@@ -58,7 +59,7 @@ impl ServiceRecords {
     pub(in crate::plugin) fn new(
         view: Arc<ServiceView>,
         targets: Targets,
-        ttl: u32,
+        ttl: SrvTtl,
         ignore_empty: bool,
     ) -> Option<Self> {
         if !exists(&view, Part::Whole, ignore_empty) {
@@ -66,7 +67,7 @@ impl ServiceRecords {
         }
         let distinct = view.addresses_distinct && view.names_distinct;
         let mut this = Self {
-            ports: named_ports(&view, &targets),
+            ports: ports_of(&view, &targets),
             view,
             targets,
             ttl,
@@ -90,16 +91,16 @@ impl ServiceRecords {
         match &view.kind {
             ViewKind::ExternalName(Alias::Name(target)) => {
                 let target = target.as_ref();
-                let record = ZoneRecord::name(owner, RecordType::CNAME, self.ttl, target);
+                let record = ZoneRecord::name(owner, RecordType::CNAME, self.ttl.srv, target);
                 self.ready.push_back(record);
             }
             ViewKind::ClusterIp(addresses) if !addresses.is_empty() => {
-                let own = |&address| ZoneRecord::address(owner, self.ttl, address);
+                let own = |&address| ZoneRecord::address(owner, self.ttl.glue, address);
                 self.ready.extend(addresses.iter().map(own));
                 let all = weight(count_ports(&view.ports, Part::Whole) * addresses.len());
                 let mut srv = |at: NameRef<'_>, part: Part<'_>, weight: u16| {
                     for number in port_numbers(&view.ports, part) {
-                        let record = ZoneRecord::srv(at, self.ttl, [0, weight, number], owner);
+                        let record = ZoneRecord::srv(at, self.ttl.srv, [0, weight, number], owner);
                         self.ready.push_back(record);
                     }
                 };
@@ -117,7 +118,7 @@ impl ServiceRecords {
         let address = backend.address;
         if headless {
             let owner = self.targets.service();
-            let record = ZoneRecord::address(owner, self.ttl, address);
+            let record = ZoneRecord::address(owner, self.ttl.glue, address);
             self.ready.push_back(record);
         }
         let Some(target) = self.targets.endpoint(backend) else {
@@ -125,7 +126,7 @@ impl ServiceRecords {
         };
         let target = target.as_ref();
         // Also those of a ClusterIP Service, which CoreDNS leaves out: PTR leads to them.
-        let record = ZoneRecord::address(target, self.ttl, address);
+        let record = ZoneRecord::address(target, self.ttl.glue, address);
         self.ready.push_back(record);
         if !headless {
             return;
@@ -133,7 +134,7 @@ impl ServiceRecords {
         for named in &self.ports {
             for number in port_numbers(&backend.slice.ports, named.part()) {
                 let numbers = [0, named.weight, number];
-                let record = ZoneRecord::srv(named.owner.as_ref(), self.ttl, numbers, target);
+                let record = ZoneRecord::srv(named.owner.as_ref(), self.ttl.srv, numbers, target);
                 self.ready.push_back(record);
             }
         }
@@ -177,27 +178,35 @@ impl Iterator for ServiceRecords {
     }
 }
 
-/// The ports that have names, each once. One without a name or protocol has no SRV of its own.
-fn named_ports(view: &ServiceView, targets: &Targets) -> Vec<NamedPort> {
-    let (lists, addresses): (Vec<&[Port]>, usize) = match &view.kind {
-        ViewKind::ClusterIp(addresses) => (vec![&*view.ports], addresses.len()),
-        ViewKind::Headless => (view.slices.iter().map(|slice| &*slice.ports).collect(), 0),
-        ViewKind::Absent | ViewKind::ExternalName(_) => return Vec::new(),
-    };
-    let items = |part: Part<'_>| -> usize {
-        match &view.kind {
-            ViewKind::ClusterIp(_) => count_ports(&view.ports, part) * addresses,
-            _ => {
+/// The ports of a Service or of its slices that have names of their own.
+fn ports_of(view: &ServiceView, targets: &Targets) -> Vec<NamedPort> {
+    match &view.kind {
+        ViewKind::ClusterIp(addresses) => named_ports(view.ports.iter(), targets, |part| {
+            count_ports(&view.ports, part) * addresses.len()
+        }),
+        ViewKind::Headless => {
+            let ports = view.slices.iter().flat_map(|slice| slice.ports.iter());
+            named_ports(ports, targets, |part| {
                 let slices = view.slices.iter();
                 slices
                     .map(|slice| slice.len() * count_ports(&slice.ports, part))
                     .sum()
-            }
+            })
         }
-    };
+        ViewKind::Absent | ViewKind::ExternalName(_) => Vec::new(),
+    }
+}
+
+/// The ports that have names, each once. One without a name or protocol has no SRV of its own. `items` says how many
+/// share the weight of a port.
+pub(in crate::plugin) fn named_ports<'p>(
+    ports: impl Iterator<Item = &'p Port>,
+    targets: &Targets,
+    items: impl Fn(Part<'_>) -> usize,
+) -> Vec<NamedPort> {
     let mut known = HashSet::new();
     let mut named = Vec::new();
-    for port in lists.into_iter().flatten() {
+    for port in ports {
         let names = [&port.name, &port.protocol].map(|text| text.to_ascii_lowercase());
         if names.iter().any(|text| text.is_empty()) || !known.insert(names.clone()) {
             continue;
