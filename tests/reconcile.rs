@@ -75,6 +75,10 @@ impl Inventory for Observed {
         self.cluster.confirmed(resource, meta)
     }
 
+    fn received(&self, at: Option<Instant>) {
+        self.cluster.received(at);
+    }
+
     fn unconfirmed(&self, resource: Resource, max: usize) -> Vec<Meta> {
         self.cluster.unconfirmed(resource, max)
     }

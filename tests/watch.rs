@@ -379,6 +379,9 @@ fn a_missing_right_stops_one_resource_until_it_is_granted() {
         std::thread::park_timeout(Duration::from_millis(5));
     }
     assert_eq!(watched.sink.look(|heard| heard.lists_of(Namespaces)), 0);
+    let trouble = watched.handle.status()[0].trouble.clone();
+    let expected = "namespaces is forbidden (403)".to_owned();
+    assert_eq!(trouble, Some(("forbidden", expected)));
     granted.store(true, Ordering::SeqCst);
     watched.wait_for_names(&["/namespace"]);
 }

@@ -12,6 +12,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use crate::cluster::status::Count;
 use crate::cluster::table::{Map, Slot};
 
 /// Bits of an IPv4 address that tell the addresses of one piece apart: as many as a `u32` can flag.
@@ -73,6 +74,7 @@ impl Piece {
 pub(in crate::cluster) struct Addresses {
     v4: Map<u32, Piece>,
     v6: Map<u128, Several>,
+    count: Count,
 }
 
 fn place(address: Ipv4Addr) -> (u32, u32) {
@@ -106,6 +108,11 @@ impl Addresses {
         }
     }
 
+    /// How many addresses have owners.
+    pub(in crate::cluster) fn len(&self) -> usize {
+        self.count.get()
+    }
+
     /// Every address that has owners, in no particular order.
     pub(in crate::cluster) fn all(&self) -> (Vec<Ipv4Addr>, Vec<Ipv6Addr>) {
         let mut v4 = Vec::new();
@@ -119,6 +126,9 @@ impl Addresses {
 
     /// Replaces the owners of an address; nobody takes it out. For the one writer only.
     pub(in crate::cluster) fn set(&self, address: IpAddr, slots: &[Arc<Slot>]) {
+        let had = self.with(address, |owners| !owners.is_empty());
+        let has = !slots.is_empty();
+        self.count.change(usize::from(had), usize::from(has));
         match address {
             IpAddr::V4(address) => self.set_v4(address, slots),
             IpAddr::V6(address) => {
@@ -199,10 +209,12 @@ mod tests {
             addresses.set(IpAddr::from([10, 0, 0, last]), &[slot("a"), slot("b")]);
             addresses.set(IpAddr::from([u16::from(last); 8]), &[slot("a")]);
         }
+        assert_eq!(addresses.len(), 512);
         for last in 0..=255u8 {
             addresses.set(IpAddr::from([10, 0, 0, last]), &[]);
             addresses.set(IpAddr::from([u16::from(last); 8]), &[]);
         }
         assert!(addresses.v4.is_empty() && addresses.v6.is_empty());
+        assert_eq!(addresses.len(), 0);
     }
 }

@@ -27,6 +27,9 @@ mod serial;
 
 mod store;
 
+/// How it is doing, for those who ask.
+pub mod status;
+
 /// What a change was caused by, and when.
 pub mod trigger;
 
@@ -63,12 +66,14 @@ pub mod snapshot;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch::Sender;
 
 use crate::cluster::objects::{Meta, Object, Resource};
 use crate::cluster::serial::Serial;
+use crate::cluster::status::{Observation, Observer, Sizes, StatusProbe, WatchStatus};
 use crate::cluster::store::export::Contents;
 use crate::cluster::store::{Change, Store};
 use crate::cluster::table::Table;
@@ -103,6 +108,9 @@ pub trait Inventory: ObjectSink {
 
     /// The source has this object in this version. Whether it is known just so; nothing else changes by it.
     fn confirmed(&self, resource: Resource, meta: &Meta) -> bool;
+
+    /// When what is told next was received; none if that is not to be measured. Stands until the next call.
+    fn received(&self, at: Option<Instant>);
 
     /// What was not confirmed since the comparison began, at most so many.
     fn unconfirmed(&self, resource: Resource, max: usize) -> Vec<Meta>;
@@ -152,6 +160,9 @@ pub struct Cluster {
     /// Changes that a snapshot would show.
     changes: AtomicU64,
     observer: OnceLock<TriggerObserver>,
+    noticed: OnceLock<Observer>,
+    watched: OnceLock<StatusProbe>,
+    received: Mutex<Option<Instant>>,
 }
 
 /// Where what we know comes from.
@@ -191,6 +202,9 @@ impl Cluster {
             import_serial: Serial::default(),
             changes: AtomicU64::new(0),
             observer: OnceLock::new(),
+            noticed: OnceLock::new(),
+            watched: OnceLock::new(),
+            received: Mutex::new(None),
         }
     }
 
@@ -287,6 +301,27 @@ impl Cluster {
         let _ = self.observer.set(observer);
     }
 
+    /// Names who is told of what the writer notices. Only the first one counts.
+    pub fn observe(&self, observer: Observer) {
+        // Blocks that share a cluster share its metrics too.
+        let _ = self.noticed.set(observer);
+    }
+
+    /// Names who knows how the watches are doing. It must not keep them running.
+    pub fn watched_by(&self, probe: StatusProbe) {
+        let _ = self.watched.set(probe);
+    }
+
+    /// How the watch of each resource is doing; nothing where the cluster comes from files.
+    pub fn status(&self) -> Vec<WatchStatus> {
+        self.watched.get().map(|probe| probe()).unwrap_or_default()
+    }
+
+    /// How much there is.
+    pub fn sizes(&self) -> Sizes {
+        self.table.sizes()
+    }
+
     fn store(&self) -> MutexGuard<'_, Store> {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -355,6 +390,16 @@ impl Cluster {
         let listing = self.lists[resource as usize]
             .running
             .load(Ordering::Relaxed);
+        if let Some(observer) = self.noticed.get() {
+            if let Some(reason) = change.unusable {
+                observer(Observation::Unusable { resource, reason });
+            }
+            let received = *self.received.lock().unwrap_or_else(PoisonError::into_inner);
+            if let (false, Some(kind), Some(received)) = (listing, change.kind, received) {
+                let took = received.elapsed();
+                observer(Observation::Servable { kind, took });
+            }
+        }
         if let (false, Some(trigger), Some(observer)) =
             (listing, change.trigger, self.observer.get())
         {
@@ -436,6 +481,10 @@ impl Inventory for Cluster {
 
     fn confirmed(&self, resource: Resource, meta: &Meta) -> bool {
         self.store().confirm(resource, meta)
+    }
+
+    fn received(&self, at: Option<Instant>) {
+        *self.received.lock().unwrap_or_else(PoisonError::into_inner) = at;
     }
 
     fn unconfirmed(&self, resource: Resource, max: usize) -> Vec<Meta> {

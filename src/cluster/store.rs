@@ -20,6 +20,7 @@ use hashbrown::{HashMap, HashSet};
 
 use crate::cluster::Keep;
 use crate::cluster::objects::{EndpointSlice, Meta, Object, Port, Resource, Service};
+use crate::cluster::status::kind_name;
 use crate::cluster::store::compare::key_of;
 use crate::cluster::store::pods::Pods;
 use crate::cluster::store::service::{
@@ -43,6 +44,19 @@ pub(in crate::cluster) struct Change {
     pub imports: bool,
     /// An EndpointSlice changed that was stamped with the time of its cause.
     pub trigger: Option<Trigger>,
+    /// The kind of the Service that it is about, if that is known.
+    pub kind: Option<&'static str>,
+    /// Why the object can have no name in DNS.
+    pub unusable: Option<&'static str>,
+}
+
+impl Change {
+    fn unusable(reason: &'static str) -> Self {
+        Self {
+            unusable: Some(reason),
+            ..Self::default()
+        }
+    }
 }
 
 /// The cause of a slice's change.
@@ -275,7 +289,7 @@ impl Store {
 
     fn apply_namespace(&mut self, meta: &Meta, seen: Seen, table: &Table) -> Change {
         let Some(label) = label(&meta.name) else {
-            return Change::default();
+            return Change::unusable("name");
         };
         let is_new = self.namespaces.insert(label.clone().into(), seen).is_none();
         if is_new {
@@ -297,7 +311,7 @@ impl Store {
         table: &Table,
     ) -> Change {
         let Some(key) = service_key(&service.meta.name, &service.meta.namespace) else {
-            return Change::default();
+            return Change::unusable("name");
         };
         let ports = self.intern(service.ports);
         let kept = self.keep.external.then_some(service.external.as_slice());
@@ -306,6 +320,7 @@ impl Store {
         let mut change = Change {
             zone: true,
             external: external.is_some(),
+            kind: Some(kind_name(&service.kind)),
             ..Change::default()
         };
         if let Some(known) = record.service.as_mut() {
@@ -319,6 +334,8 @@ impl Store {
             }
         }
         let (before, before_external) = (record.own_addresses(), record.external_addresses());
+        let is_new = record.service.is_none();
+        table.counts.services.change(0, usize::from(is_new));
         record.service = Some(Known {
             seen,
             kind: service.kind,
@@ -342,9 +359,14 @@ impl Store {
         record.move_addresses(before, Vec::new(), table);
         record.move_external(&before_external, table);
         self.drop_if_empty(key, table);
+        let Some(removed) = removed else {
+            return Change::default();
+        };
+        table.counts.services.change(1, 0);
         Change {
-            zone: removed.is_some(),
-            external: removed.is_some_and(|known| known.external.is_some()),
+            zone: true,
+            external: removed.external.is_some(),
+            kind: Some(kind_name(&removed.kind)),
             ..Change::default()
         }
     }
@@ -366,7 +388,10 @@ impl Store {
         }
         let Some(service) = service_key(&slice.service, &slice.meta.namespace) else {
             // Without a Service to name it there is nothing to answer; it may have had one before.
-            return self.remove_slice(&key, table);
+            return Change {
+                unusable: slice.import.is_none().then_some("no_service"),
+                ..self.remove_slice(&key, table)
+            };
         };
         let ports = self.intern(slice.ports.clone());
         let known = &mut self.zones;
@@ -393,16 +418,23 @@ impl Store {
         let record = record_of(&mut self.services, &service, table);
         record.replace_slice(&key, Some(Arc::clone(&view)), table);
         let trigger = record.trigger(trigger_time.as_deref());
+        let kind = record.kind_name();
+        let endpoints = view.len();
         let slice = SliceRecord {
             seen,
             service,
             view,
             trigger_time,
         };
-        self.slices.insert(key, slice);
+        let old = self.slices.insert(key, slice);
+        let old_endpoints = old.as_ref().map_or(0, |old| old.view.len());
+        table.counts.endpoints.change(old_endpoints, endpoints);
+        let is_new = usize::from(old.is_none());
+        table.counts.endpoint_slices.change(0, is_new);
         Change {
             zone: true,
             trigger,
+            kind,
             ..Change::default()
         }
     }
@@ -411,15 +443,19 @@ impl Store {
         let Some(slice) = self.slices.remove(key) else {
             return Change::default();
         };
+        table.counts.endpoint_slices.change(1, 0);
+        table.counts.endpoints.change(slice.view.len(), 0);
         let Some(record) = self.services.get_mut(&slice.service) else {
             return Change::default();
         };
         record.replace_slice(key, None, table);
         let trigger = record.trigger(slice.trigger_time.as_deref());
+        let kind = record.kind_name();
         self.drop_if_empty(&slice.service, table);
         Change {
             zone: true,
             trigger,
+            kind,
             ..Change::default()
         }
     }

@@ -23,6 +23,7 @@ use crate::cluster::addresses::Addresses;
 use crate::cluster::index::{Index, Key};
 use crate::cluster::objects::Port;
 use crate::cluster::places::Places;
+use crate::cluster::status::{Counts, Sizes};
 use crate::cluster::table::origin::Origin;
 use crate::wire::name::Name;
 
@@ -42,6 +43,7 @@ pub struct Table {
     pub(in crate::cluster) places: Places,
     /// What other clusters export, by the same names.
     imports: Option<Box<Self>>,
+    pub(in crate::cluster) counts: Counts,
 }
 
 /// Where one Service, or slices without their Service, stand in the table. Outlives its versions.
@@ -448,6 +450,18 @@ impl Table {
         look: impl FnOnce(&[Arc<Slot>]) -> R,
     ) -> R {
         self.external.with(address, look)
+    }
+
+    /// How much it holds.
+    pub(in crate::cluster) fn sizes(&self) -> Sizes {
+        Sizes {
+            namespaces: self.namespaces.len(),
+            services: self.counts.services.get(),
+            endpoint_slices: self.counts.endpoint_slices.get(),
+            endpoints: self.counts.endpoints.get(),
+            pods: self.counts.pods.get(),
+            addresses: self.addresses.len(),
+        }
     }
 
     /// Whether a namespace exists: its label in lower case, with its length.

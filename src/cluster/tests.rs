@@ -131,6 +131,98 @@ fn an_event_of_the_past_is_passed_over_and_a_list_of_the_past_is_not() {
 }
 
 #[test]
+fn sizes_are_those_of_what_is_there() {
+    let cluster = cluster();
+    assert_eq!(cluster.sizes(), Sizes::default());
+    cluster.applied(Object::Namespace(meta("shop", "1")));
+    for version in ["1", "2", "3"] {
+        cluster.applied(cluster_ip("web", version, "10.0.0.1"));
+        let addresses = ["10.1.0.1", "10.1.0.2", "10.1.0.3"];
+        let count = version.parse().expect("a number");
+        cluster.applied(slice("web-1", "web", version, &addresses[..count]));
+        cluster.applied(Object::Pod(pod("web-0", version, "10.1.0.1")));
+    }
+    // Of no Service that is known, with an address of the first.
+    cluster.applied(slice("db-1", "db", "1", &["10.1.0.1"]));
+    let full = Sizes {
+        namespaces: 1,
+        services: 1,
+        endpoint_slices: 2,
+        endpoints: 4,
+        pods: 1,
+        addresses: 4,
+    };
+    assert_eq!(cluster.sizes(), full);
+    cluster.applied(slice("web-1", "db", "4", &["10.1.0.9"]));
+    assert_eq!(
+        cluster.sizes(),
+        Sizes {
+            endpoints: 2,
+            addresses: 3,
+            ..full
+        }
+    );
+    cluster.deleted(Resource::Services, "shop", "web");
+    for name in ["web-1", "db-1", "db-1"] {
+        cluster.deleted(Resource::EndpointSlices, "shop", name);
+    }
+    cluster.list_started(Resource::Pods);
+    cluster.list_finished(Resource::Pods);
+    cluster.deleted(Resource::Namespaces, "", "shop");
+    assert_eq!(cluster.sizes(), Sizes::default());
+}
+
+#[test]
+fn each_kind_of_service_is_timed_from_reception_and_lists_and_repairs_are_not() {
+    let cluster = cluster();
+    let noticed: Arc<StdMutex<Vec<String>>> = Arc::default();
+    let notes = Arc::clone(&noticed);
+    cluster.observe(Box::new(move |observation| {
+        let note = match observation {
+            Observation::Servable { kind, .. } => kind.to_owned(),
+            Observation::Unusable { resource, reason } => format!("{} {reason}", resource.name()),
+        };
+        notes.lock().expect("nobody panics").push(note);
+    }));
+    let take = || std::mem::take(&mut *noticed.lock().expect("nobody panics"));
+    cluster.received(Some(Instant::now()));
+    cluster.list_started(Resource::Services);
+    cluster.listed(cluster_ip("listed", "1", "10.0.0.7"));
+    cluster.list_finished(Resource::Services);
+    assert!(take().is_empty());
+    cluster.applied(cluster_ip("web", "1", "10.0.0.1"));
+    cluster.applied(service("db", "1", ServiceKind::Headless));
+    cluster.applied(service(
+        "out",
+        "1",
+        ServiceKind::ExternalName("a.example".into()),
+    ));
+    cluster.applied(slice("db-1", "db", "1", &["10.1.0.1"]));
+    cluster.deleted(Resource::EndpointSlices, "shop", "db-1");
+    cluster.deleted(Resource::Services, "shop", "web");
+    // Nothing of these is answered differently.
+    cluster.applied(service("db", "2", ServiceKind::Headless));
+    cluster.applied(slice("stray-1", "stray", "1", &["10.1.0.2"]));
+    assert_eq!(
+        take(),
+        [
+            "cluster_ip",
+            "headless",
+            "external_name",
+            "headless",
+            "headless",
+            "cluster_ip"
+        ]
+    );
+    cluster.received(None);
+    cluster.applied(cluster_ip("web", "3", "10.0.0.1"));
+    assert!(take().is_empty());
+    cluster.applied(cluster_ip("no.label", "1", "10.0.0.2"));
+    cluster.applied(slice("lost-1", "", "1", &["10.1.0.3"]));
+    assert_eq!(take(), ["services name", "endpointslices no_service"]);
+}
+
+#[test]
 fn a_relist_without_a_change_touches_nothing() {
     let cluster = cluster();
     let feed = |version: &str| {

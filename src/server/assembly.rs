@@ -17,7 +17,7 @@ use crate::chain::plugin::Plugin;
 use crate::corefile::key::Key;
 use crate::plugin::BuildError;
 use crate::server::lent::{ClusterSlot, Demands};
-use crate::server::process::{Process, ReadyProbe};
+use crate::server::process::{Conditions, Process, ReadyProbe};
 use crate::wire::code::RecordType;
 use crate::wire::name::{Name, NameRef};
 
@@ -70,6 +70,8 @@ pub struct Plan {
     pub http: Vec<HttpEndpoint>,
     /// Who has to be ready.
     pub readiness: Vec<(String, ReadyProbe)>,
+    /// What readiness is made of, for those who want to know.
+    pub conditions: Vec<(String, Conditions)>,
     /// How long to serve on after the signal to stop; the longest counts.
     pub lameduck: Duration,
     /// How to watch the Corefile; the last one counts.

@@ -76,10 +76,25 @@ impl Shared {
 /// Asked for whether its plugin is ready.
 pub type ReadyProbe = Arc<dyn Fn() -> bool + Send + Sync>;
 
+/// One thing that a plugin waits for, or had to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// What it is: `services synced`.
+    pub name: String,
+    /// Whether it is so.
+    pub holds: bool,
+    /// What else there is to say; may be empty.
+    pub detail: String,
+}
+
+/// Asked for the conditions of a plugin, as they are now.
+pub type Conditions = Arc<dyn Fn() -> Vec<Condition> + Send + Sync>;
+
 /// Who has to be ready before we are.
 #[derive(Default)]
 pub struct Readiness {
     probes: Mutex<BTreeMap<String, Vec<ReadyProbe>>>,
+    conditions: Mutex<Vec<(String, Conditions)>>,
     stopping: AtomicBool,
 }
 
@@ -91,6 +106,28 @@ impl Readiness {
             map.entry(name).or_default().push(probe);
         }
         *self.probes.lock().unwrap_or_else(PoisonError::into_inner) = map;
+    }
+
+    /// Replaces all conditions.
+    pub fn explain(&self, conditions: Vec<(String, Conditions)>) {
+        *self
+            .conditions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = conditions;
+    }
+
+    /// The conditions of all plugins, each with the plugin's name.
+    pub fn conditions(&self) -> Vec<(String, Condition)> {
+        let conditions = self
+            .conditions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let of_one = |(name, all): &(String, Conditions)| {
+            let name = name.clone();
+            all().into_iter().map(move |one| (name.clone(), one))
+        };
+        conditions.iter().flat_map(of_one).collect()
     }
 
     /// The names of all plugins that have to be ready, sorted.

@@ -50,6 +50,9 @@ impl Server {
         process
             .readiness
             .replace(std::mem::take(&mut generation.plan.readiness));
+        process
+            .readiness
+            .explain(std::mem::take(&mut generation.plan.conditions));
         http.apply(std::mem::take(&mut generation.plan.http))
             .await?;
         wait_for(&mut generation).await?;
@@ -90,6 +93,9 @@ impl Server {
         self.process
             .readiness
             .replace(std::mem::take(&mut next.plan.readiness));
+        self.process
+            .readiness
+            .explain(std::mem::take(&mut next.plan.conditions));
         let gone: Vec<ListenAddress> = self
             .open
             .keys()

@@ -159,6 +159,8 @@ impl Inventory for Recorder {
         same
     }
 
+    fn received(&self, _: Option<Instant>) {}
+
     fn unconfirmed(&self, resource: Resource, max: usize) -> Vec<Meta> {
         self.look(|heard| {
             let named = &heard.listed[&resource];

@@ -94,6 +94,7 @@ impl Pods {
         if old != Some(new) {
             self.roster.set(&key, Some(&new));
         }
+        table.counts.pods.change(0, usize::from(old.is_none()));
         old.and_then(|old| old.address) != new.address
     }
 
@@ -134,6 +135,7 @@ impl Pods {
             return false;
         };
         self.roster.set(key, None);
+        table.counts.pods.change(1, 0);
         let namespace = key.split(|&octet| octet == b'/').next();
         let namespace = namespace.and_then(|text| label(str::from_utf8(text).ok()?));
         if let Some(namespace) = namespace {

@@ -8,6 +8,7 @@ use hashbrown::{HashMap, HashSet};
 use super::{Key, Seen, Trigger, label};
 use crate::cluster::index::Index;
 use crate::cluster::objects::{EndpointSlice, External, Port, ServiceKind};
+use crate::cluster::status::kind_name;
 use crate::cluster::table::{Alias, ExternalTarget, ServiceView, SliceView, Slot, Table, ViewKind};
 use crate::wire::name::Name;
 
@@ -239,6 +240,11 @@ impl ServiceRecord {
             names_distinct,
             index,
         });
+    }
+
+    pub(super) fn kind_name(&self) -> Option<&'static str> {
+        let known = self.service.as_ref()?;
+        Some(kind_name(&known.kind))
     }
 
     /// A sample for `dns_programming_duration`: only where the Service is known.

@@ -329,6 +329,7 @@ impl Follower {
                 continue;
             };
             frames.push(piece);
+            self.sink.received(Some(Instant::now()));
             while let Some(frame) = frames.take().map_err(too_long)? {
                 let event = match encoding {
                     Encoding::Protobuf => protobuf::event(self.resource, frame).map_err(garbled)?,

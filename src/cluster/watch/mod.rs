@@ -72,6 +72,8 @@ use crate::cluster::Inventory;
 use crate::cluster::connect::{Connection, Surroundings};
 use crate::cluster::objects::Resource;
 use crate::cluster::source::{ApiSource, ConnectError, Limits};
+use crate::cluster::status::StatusProbe;
+pub use crate::cluster::status::WatchStatus;
 use crate::cluster::thread::ClusterThread;
 use crate::cluster::watch::follow::Follower;
 use crate::cluster::watch::metrics::ClientMetrics;
@@ -125,25 +127,6 @@ pub struct WatchHandle {
     _thread: Arc<ClusterThread>,
 }
 
-/// How one resource is doing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WatchStatus {
-    /// Which.
-    pub resource: Resource,
-    /// A list was taken in to its end.
-    pub synced: bool,
-    /// A watch is open right now.
-    pub connected: bool,
-    /// Time since the last byte; none before the first.
-    pub silent_for: Option<Duration>,
-    /// Time since a list or a comparison last found all that we have to be right; none before the first list.
-    pub confirmed_for: Option<Duration>,
-    /// What we have is the state of this version; none before the first list.
-    pub resource_version: Option<String>,
-    /// What went wrong since the watch was last open: a word for programs, and a sentence.
-    pub trouble: Option<(&'static str, String)>,
-}
-
 impl WatchHandle {
     /// How each resource is doing, in the order of the plan.
     pub fn status(&self) -> Vec<WatchStatus> {
@@ -151,6 +134,17 @@ impl WatchHandle {
             .iter()
             .map(|(resource, progress)| progress.status(*resource))
             .collect()
+    }
+
+    /// Says the same for as long as anybody asks, and keeps nothing running.
+    pub fn probe(&self) -> StatusProbe {
+        let followed = self.followed.clone();
+        Box::new(move || {
+            followed
+                .iter()
+                .map(|(resource, progress)| progress.status(*resource))
+                .collect()
+        })
     }
 
     /// Host and port of the API server.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use crate::cluster::objects::Resource;
-use crate::cluster::watch::WatchStatus;
+use crate::cluster::status::WatchStatus;
 use crate::cluster::watch::failure::Failure;
 
 /// What someone else found out about a watch.

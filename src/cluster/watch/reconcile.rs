@@ -319,6 +319,7 @@ impl Reconciler {
             }
         }
         if !contradictions.is_empty() {
+            self.sink.history_changed(self.resource);
             repaired += self.list_again(contradictions).await?;
         }
         Ok(repaired)
@@ -364,6 +365,8 @@ impl Reconciler {
     }
 
     fn take_in(&self, suspect: &Suspect, object: Option<Object>) -> Finding {
+        // It was not received on the watch, so how fast it is shown says nothing.
+        self.sink.received(None);
         match object {
             Some(object) => self.sink.applied(object),
             None => self

@@ -4,23 +4,23 @@ use std::any::Any;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
-
-use prometheus::{HistogramOpts, HistogramVec, Registry};
+use std::time::Duration;
 
 use crate::chain::plugin::Plugin;
+#[cfg(feature = "kubernetes")]
+use crate::cluster::Inventory;
 use crate::cluster::objects::Resource;
 use crate::cluster::scope::Scope;
-use crate::cluster::{Cluster, Feed, Inventory, Keep, ObjectSink, manifests, trigger};
+use crate::cluster::{Cluster, Feed, Keep, ObjectSink, manifests};
 use crate::plugin::kubernetes::config::KubernetesConfig;
 #[cfg(feature = "kubernetes")]
 use crate::plugin::kubernetes::config::SnapshotConfig;
+use crate::plugin::kubernetes::status::{self, ClusterGauges, KubernetesMetrics};
 use crate::plugin::kubernetes::{Kubernetes, PodMode, SPEC, nameserver};
 use crate::plugin::{BuildError, Config, resolv_conf};
 use crate::server::assembly::Assembly;
 use crate::server::lent::{Demands, LentCluster};
-use crate::server::process::Process;
-use crate::telemetry::metrics::Families;
+use crate::server::process::{Conditions, Process};
 use crate::wire::name::{Name, NameBuf};
 
 /// Time between two lines that say we are waiting.
@@ -28,46 +28,6 @@ const WAIT_LINE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Pods have the search domains of their node, and so has this server.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
-
-struct KubernetesMetrics {
-    programming_duration: HistogramVec,
-}
-
-impl Families for KubernetesMetrics {
-    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let options = HistogramOpts::new(
-            "coredns_kubernetes_dns_programming_duration_seconds",
-            "time from the change of a Service's endpoints to its being answered",
-        );
-        // 1 ms to about 9 minutes.
-        let buckets = prometheus::exponential_buckets(0.001, 2.0, 20)?;
-        let programming_duration = HistogramVec::new(options.buckets(buckets), &["service_kind"])?;
-        registry.register(Box::new(programming_duration.clone()))?;
-        Ok(Self {
-            programming_duration,
-        })
-    }
-}
-
-impl KubernetesMetrics {
-    /// Counts one change of endpoints, stamped with the time of its cause.
-    fn observe(&self, headless: bool, time: &str) {
-        let Some(cause) = trigger::parse_time(time) else {
-            tracing::warn!(target: "plugin/kubernetes", "`{time}` is not the time of a change (RFC 3339)");
-            return;
-        };
-        let kind = if headless {
-            "headless_with_selector"
-        } else {
-            "cluster_ip"
-        };
-        // Clocks differ: what comes from the future took no time.
-        let took = SystemTime::now().duration_since(cause).unwrap_or_default();
-        self.programming_duration
-            .with_label_values(&[kind])
-            .observe(took.as_secs_f64());
-    }
-}
 
 impl Config for KubernetesConfig {
     fn build(&self, assembly: &mut Assembly<'_>) -> Result<Vec<Arc<dyn Plugin>>, BuildError> {
@@ -90,6 +50,12 @@ impl Config for KubernetesConfig {
                 Ok(())
             }));
         let probed = Arc::clone(&feed.cluster);
+        let explained = Arc::clone(&feed.cluster);
+        let conditions: Conditions = Arc::new(move || status::conditions(&explained));
+        assembly
+            .generation
+            .conditions
+            .push((SPEC.name.to_owned(), conditions));
         let probe = Arc::new(move || probed.servable());
         assembly
             .generation
@@ -249,10 +215,13 @@ impl KubernetesConfig {
         let cluster = Arc::new(Cluster::new(&self.resources(), keep));
         let metrics = process.metrics.families::<KubernetesMetrics>();
         cluster.observe_triggers(Box::new(move |headless, time| {
-            metrics.observe(headless, time)
+            metrics.triggered(headless, time)
         }));
+        let metrics = process.metrics.families::<KubernetesMetrics>();
+        cluster.observe(Box::new(move |observation| metrics.noticed(observation)));
+        process.metrics.families::<ClusterGauges>().show(&cluster);
         let source: Arc<dyn Any + Send + Sync> = if self.manifests.is_empty() {
-            self.watch_api(root, cluster.clone(), process)?
+            self.watch_api(root, &cluster, process)?
         } else {
             let sink: Arc<dyn ObjectSink> = cluster.clone();
             let paths = self.manifests.iter().map(|path| root.join(path)).collect();
@@ -273,7 +242,7 @@ impl KubernetesConfig {
     fn watch_api(
         &self,
         root: &Path,
-        sink: Arc<dyn Inventory>,
+        cluster: &Arc<Cluster>,
         process: &Arc<Process>,
     ) -> Result<Arc<dyn Any + Send + Sync>, BuildError> {
         use crate::cluster::selector::Selector;
@@ -300,14 +269,17 @@ impl KubernetesConfig {
             limits: self.limits,
             reconcile: self.reconcile,
         };
-        Ok(watch::start(source, plan, sink, process)?)
+        let sink: Arc<dyn Inventory> = Arc::clone(cluster) as _;
+        let handle = watch::start(source, plan, sink, process)?;
+        cluster.watched_by(handle.probe());
+        Ok(handle)
     }
 
     #[cfg(not(feature = "kubernetes"))]
     fn watch_api(
         &self,
         _: &Path,
-        _: Arc<dyn Inventory>,
+        _: &Arc<Cluster>,
         _: &Arc<Process>,
     ) -> Result<Arc<dyn Any + Send + Sync>, BuildError> {
         Err(BuildError(

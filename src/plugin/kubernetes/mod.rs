@@ -19,6 +19,7 @@ mod nameserver;
 mod option;
 mod reverse;
 mod search;
+mod status;
 mod zone;
 
 #[cfg(test)]

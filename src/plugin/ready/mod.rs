@@ -107,15 +107,46 @@ impl Config for ReadyConfig {
                     return not_found();
                 }
                 let missing = watch.missing(&process.readiness);
-                if missing.is_empty() {
-                    return text(StatusCode::OK, "OK");
+                let (code, mut body) = if missing.is_empty() {
+                    (StatusCode::OK, "OK".to_owned())
+                } else {
+                    tracing::info!(target: "plugin/ready", "Plugins not ready: \"{missing}\"");
+                    (StatusCode::SERVICE_UNAVAILABLE, missing)
+                };
+                if is_verbose(uri) {
+                    body = explanation(&process.readiness, &body);
                 }
-                tracing::info!(target: "plugin/ready", "Plugins not ready: \"{missing}\"");
-                text(StatusCode::SERVICE_UNAVAILABLE, missing)
+                text(code, body)
             }),
         });
         Ok(Vec::new())
     }
+}
+
+/// `/ready?verbose`
+fn is_verbose(uri: &http::Uri) -> bool {
+    let mut words = uri.query().unwrap_or_default().split('&');
+    words.any(|word| word == "verbose" || word.starts_with("verbose="))
+}
+
+/// A line for each condition, marked as the API server marks its own, then what there is to say in short.
+fn explanation(readiness: &Readiness, summary: &str) -> String {
+    let mut lines = String::new();
+    for (plugin, condition) in readiness.conditions() {
+        lines.push_str(if condition.holds { "[+]" } else { "[-]" });
+        lines.push_str(&plugin);
+        lines.push_str(": ");
+        lines.push_str(&condition.name);
+        if !condition.detail.is_empty() {
+            lines.push_str(" (");
+            lines.push_str(&condition.detail);
+            lines.push(')');
+        }
+        lines.push('\n');
+    }
+    lines.push_str(summary);
+    lines.push('\n');
+    lines
 }
 
 /// What one generation remembers between two requests.
@@ -149,6 +180,7 @@ mod tests {
 
     use super::*;
     use crate::plugin::testing::{Bed, config, faults};
+    use crate::server::process::{Condition, Conditions};
     use crate::telemetry::logging::captured;
 
     /// A server where `a` and `b` have to be ready, and what `/ready` says.
@@ -177,8 +209,12 @@ mod tests {
         }
 
         fn ask(&self) -> String {
+            self.ask_for(PATH)
+        }
+
+        fn ask_for(&self, path: &'static str) -> String {
             let endpoint = &self.bed.plan.http[0];
-            let reply = (endpoint.handler)(&Method::GET, &Uri::from_static(PATH));
+            let reply = (endpoint.handler)(&Method::GET, &Uri::from_static(path));
             let body = String::from_utf8_lossy(reply.body()).into_owned();
             format!("{} {body}", reply.status().as_u16())
         }
@@ -194,6 +230,32 @@ mod tests {
         ready.b.store(true, Ordering::Relaxed);
         let log = captured(|| assert_eq!(ready.ask(), "200 OK"));
         assert_eq!(log, "");
+    }
+
+    #[test]
+    fn who_wants_to_know_is_told_each_condition() {
+        let ready = Ready::new("ready");
+        let condition = |name: &str, holds: bool, detail: &str| Condition {
+            name: name.to_owned(),
+            holds,
+            detail: detail.to_owned(),
+        };
+        let all = vec![
+            condition("fed", true, ""),
+            condition("watered", false, "no water; last drink 3 s ago"),
+        ];
+        let conditions: Conditions = Arc::new(move || all.clone());
+        let readiness = &ready.bed.process.readiness;
+        readiness.explain(vec![("a".to_owned(), conditions)]);
+        let told = "[+]a: fed\n[-]a: watered (no water; last drink 3 s ago)\n";
+        assert_eq!(ready.ask_for("/ready?verbose"), format!("503 {told}a,b\n"));
+        assert_eq!(ready.ask_for("/ready?other"), "503 a,b");
+        ready.a.store(true, Ordering::Relaxed);
+        ready.b.store(true, Ordering::Relaxed);
+        assert_eq!(
+            ready.ask_for("/ready?x=y&verbose=1"),
+            format!("200 {told}OK\n")
+        );
     }
 
     #[test]
