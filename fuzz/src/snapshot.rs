@@ -62,6 +62,8 @@ fn taken_in_and_replaced(objects: &[Object]) {
         pod_names: true,
         external: true,
         zones: true,
+        imports: true,
+        ..Keep::default()
     };
     let cluster = Cluster::new(&ALL, keep);
     let saved_at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);

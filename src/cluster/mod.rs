@@ -240,11 +240,11 @@ impl Cluster {
     }
 
     /// Whether what the cluster's own names stand for is known, or also what other clusters export: lists of both, or a
-    /// snapshot of the former. What is imported must not keep us from knowing what is our own.
+    /// snapshot. What is imported must not keep us from knowing what is our own.
     pub fn names_servable(&self, imported: bool) -> bool {
         let needed = |resource: &&Resource| imported || **resource != Resource::ServiceImports;
         let mut needed = self.wanted.iter().filter(needed);
-        !imported && self.servable() || needed.all(|&resource| self.resource_synced(resource))
+        self.servable() || needed.all(|&resource| self.resource_synced(resource))
     }
 
     /// Waits until every resource was listed once.

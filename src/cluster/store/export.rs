@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Key, Seen, Store, Version, key_of};
-use crate::cluster::objects::{Endpoint, EndpointSlice, External, Meta, Object, Resource, Service};
+use super::imports::within;
+use super::{Key, Seen, Store, Version, key_of, object_key};
+use crate::cluster::objects::{
+    Endpoint, EndpointSlice, External, Import, Meta, Object, Resource, Service, ServiceImport,
+};
 use crate::cluster::table::{Backend, ExternalTarget, SliceView, Slot, Table};
 
 /// Endpoints that one hold of the lock gives out, and the rest of a slice: well below a millisecond.
@@ -19,7 +22,9 @@ pub(in crate::cluster) struct Contents {
     /// The last slice that was taken of the last of them; none before the Service itself.
     slice: Option<Key>,
     /// The last Pod that was taken.
-    pod: Box<[u8]>,
+    pod: Key,
+    /// What other clusters export.
+    imports: Option<Box<Self>>,
 }
 
 impl Contents {
@@ -32,6 +37,7 @@ impl Contents {
             services: services.values().cloned().collect(),
             slice: None,
             pod: Box::default(),
+            imports: table.imports().map(|imports| Box::new(Self::of(imports))),
         }
     }
 
@@ -51,11 +57,27 @@ impl Contents {
                 }
             } else {
                 // Those are in order of their names, so the last one says where to go on.
-                let last = store.pods.export(&self.pod, OBJECTS_PER_HOLD, to);
-                return last.map(|last| self.pod = last).is_some();
+                return match store.pods.export(&self.pod, OBJECTS_PER_HOLD, to) {
+                    Some(last) => {
+                        self.pod = last;
+                        true
+                    }
+                    None => self.take_imports(store, to),
+                };
             }
         }
         true
+    }
+
+    fn take_imports(&mut self, store: &Store, to: &mut Vec<Object>) -> bool {
+        let (Some(contents), Some(imports)) = (&mut self.imports, &store.imports) else {
+            return false;
+        };
+        let mut taken = Vec::new();
+        let more = contents.take(imports, &mut taken);
+        let taken = taken.into_iter();
+        to.extend(taken.filter_map(|object| store.import_of(imports, object)));
+        more
     }
 }
 
@@ -72,18 +94,46 @@ impl Store {
             return true;
         }
         let seen = Seen {
-            // Not of the list that runs, if one does: its end takes away what it has not named.
-            list: self.lists[resource as usize].wrapping_sub(1),
+            list: self.lists[resource as usize],
             version,
         };
+        let key = key_of(resource, &object.meta().namespace, &object.meta().name);
         self.put(object, seen, table);
+        if let Some(key) = key {
+            self.unlist(resource, &key);
+        }
         true
+    }
+
+    /// Makes a record one that the list which runs, if one does, has not named: its end takes it away.
+    fn unlist(&mut self, resource: Resource, key: &Key) {
+        if let (Some(imports), Some(resource)) = (&mut self.imports, within(resource)) {
+            imports.unlist(resource, key);
+        }
+        let seen = match resource {
+            Resource::Namespaces => self.namespaces.get_mut(key),
+            Resource::Services => {
+                let record = self.services.get_mut(key);
+                let known = record.and_then(|record| record.service.as_mut());
+                known.map(|known| &mut known.seen)
+            }
+            Resource::EndpointSlices => self.slices.get_mut(key).map(|record| &mut record.seen),
+            // Pods have a mark of their own, and imports were done above.
+            Resource::Pods | Resource::ServiceImports => None,
+        };
+        if let Some(seen) = seen {
+            seen.list = self.lists[resource as usize].wrapping_sub(1);
+        }
     }
 
     fn holds(&self, meta: &Meta, resource: Resource) -> bool {
         let Some(key) = key_of(resource, &meta.namespace, &meta.name) else {
             return false;
         };
+        let imports = self.imports.as_deref().zip(within(resource));
+        if imports.is_some_and(|(imports, resource)| imports.holds(meta, resource)) {
+            return true;
+        }
         match resource {
             Resource::Namespaces => self.namespaces.contains_key(&key),
             Resource::Services => {
@@ -94,6 +144,40 @@ impl Store {
             Resource::Pods => self.pods.version_of(&key).is_some(),
             Resource::ServiceImports => false,
         }
+    }
+
+    /// An object of the store of imports as the API server has it; none for a slice that our own side gives out.
+    fn import_of(&self, imports: &Self, object: Object) -> Option<Object> {
+        match object {
+            Object::Service(service) => Some(Object::ServiceImport(ServiceImport {
+                meta: service.meta,
+                kind: service.kind,
+                ports: service.ports,
+            })),
+            Object::EndpointSlice(slice) => {
+                let key = object_key(&slice.meta.namespace, &slice.meta.name);
+                let import = imports.labels_of(&key).filter(|_| !self.has_slice(&key));
+                Some(Object::EndpointSlice(EndpointSlice {
+                    import: Some(import?),
+                    service: Box::default(),
+                    ..slice
+                }))
+            }
+            other => Some(other),
+        }
+    }
+
+    /// What a slice in the store of imports says of where it is from.
+    fn labels_of(&self, key: &[u8]) -> Option<Import> {
+        let record = self.slices.get(key)?;
+        let service = record
+            .service
+            .get(..=usize::from(*record.service.first()?))?;
+        let cluster = record.view.cluster().unwrap_or_default();
+        Some(Import {
+            service: label_text(service)?.into(),
+            cluster: str::from_utf8(cluster).ok()?.into(),
+        })
     }
 
     fn namespace(&self, name: &[u8]) -> Option<Object> {
@@ -164,7 +248,10 @@ impl Store {
                 resource_version: record.seen.version.to_text(),
             },
             service: service.into(),
-            import: None,
+            import: self
+                .imports
+                .as_deref()
+                .and_then(|imports| imports.labels_of(key)),
             ports: view.ports.to_vec(),
             endpoints: view.backends().enumerate().map(endpoint).collect(),
             trigger_time: record.trigger_time.clone(),

@@ -24,7 +24,7 @@ pub(super) fn cluster_of(slice: &EndpointSlice) -> Option<Box<[u8]>> {
 }
 
 /// What a resource is to the store of imports; none if it has no part in it.
-fn within(resource: Resource) -> Option<Resource> {
+pub(super) fn within(resource: Resource) -> Option<Resource> {
     match resource {
         Resource::ServiceImports => Some(Resource::Services),
         Resource::EndpointSlices => Some(Resource::EndpointSlices),

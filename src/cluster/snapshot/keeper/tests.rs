@@ -6,7 +6,8 @@ use std::sync::OnceLock;
 
 use super::*;
 use crate::cluster::objects::{
-    Endpoint, EndpointSlice, External, Meta, Object, Pod, Port, Resource, Service, ServiceKind,
+    Endpoint, EndpointSlice, External, Import, Meta, Object, Pod, Port, Resource, Service,
+    ServiceImport, ServiceKind,
 };
 use crate::cluster::store::export::Contents;
 use crate::cluster::{Keep, ObjectSink};
@@ -422,6 +423,77 @@ fn a_service_of_many_slices_is_given_out_in_pieces_and_comes_back_whole() {
     };
     assert_eq!(backends(&kept.cluster).len(), 700 * 20);
     assert_eq!(backends(&kept.cluster), backends(&before));
+}
+
+#[test]
+fn what_other_clusters_export_comes_back_on_its_own_side() {
+    let from = |object: Object, name: &str, own: &str, cluster: &str| {
+        let Object::EndpointSlice(slice) = object else {
+            panic!("it is a slice");
+        };
+        Object::EndpointSlice(EndpointSlice {
+            meta: meta(name, "7"),
+            service: own.into(),
+            import: Some(Import {
+                service: "far".into(),
+                cluster: cluster.into(),
+            }),
+            ..slice
+        })
+    };
+    let far = Object::ServiceImport(ServiceImport {
+        meta: meta("far", "3"),
+        kind: ServiceKind::Headless,
+        ports: Vec::new(),
+    });
+    let both = slice("web", "7", &["10.1.0.1", "10.1.0.2"]);
+    let objects = [
+        namespace("shop"),
+        service("web", "5", "10.0.0.1"),
+        far,
+        from(both.clone(), "both", "web", "east"),
+        from(slice("web", "7", &["10.1.0.2"]), "only-far", "", ""),
+        slice("web", "8", &["10.1.0.1"]),
+    ];
+    let resources = [
+        Resource::Namespaces,
+        Resource::Services,
+        Resource::EndpointSlices,
+        Resource::ServiceImports,
+    ];
+    let keep_imports = Keep {
+        imports: true,
+        ..KEEP
+    };
+    let make = || Arc::new(Cluster::new(&resources, keep_imports));
+    let before = make();
+    resources
+        .iter()
+        .for_each(|&resource| list(&before, resource, &objects));
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("cluster");
+    keep(plan(&path), &before, heard(Duration::ZERO)).flush();
+    let cluster = make();
+    // Lists that have begun must not take what comes from the file for what they have named.
+    let begun = |resource: &Resource| cluster.list_started(*resource);
+    resources.iter().for_each(begun);
+    let kept = keep(plan(&path), &cluster, away());
+    kept.process.runtime.block_on(cluster.wait_servable());
+    let both_sides = |cluster: &Cluster| {
+        let imports = cluster.table.imports().expect("they are kept");
+        let slots = imports.services.pin();
+        let views: Vec<String> = slots
+            .iter()
+            .map(|(labels, slot)| format!("{labels:?} {:?}", slot.view()))
+            .collect();
+        (shown(cluster), views)
+    };
+    assert_eq!(both_sides(&cluster), both_sides(&before));
+    assert_eq!(both_sides(&cluster).1.len(), 1);
+    assert!(cluster.names_servable(true));
+    let end = |resource: &Resource| cluster.list_finished(*resource);
+    resources.iter().for_each(end);
+    assert_eq!(both_sides(&cluster), both_sides(&make()));
 }
 
 #[test]
