@@ -259,11 +259,9 @@ fn case_244_multicluster_zones_hold_imports() {
         )
         .is_empty()
     );
-    // What the first lists bring is no change.
-    assert_eq!(
-        serial(&server.transfer("clusterset.local", None, CLIENT)),
-        0
-    );
+    // After each start it is newer than before.
+    let serial = serial(&server.transfer("clusterset.local", None, CLIENT));
+    assert_ne!(serial, 0);
 }
 
 #[test]

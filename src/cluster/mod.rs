@@ -383,7 +383,7 @@ impl Cluster {
         }
         // Imports show where their namespace does.
         let imports = change.imports || resource == Resource::Namespaces && change.zone;
-        if imports && self.resource_synced(resource) {
+        if imports {
             self.import_serial.move_on();
         }
         // A list brings changes of long ago; how fast we are shows in what comes after it.

@@ -155,7 +155,7 @@ fn nothing_is_kept_of_imports_unless_they_are_asked_for() {
 }
 
 #[test]
-fn the_serial_of_imports_moves_with_each_change_after_the_first_lists() {
+fn the_serial_of_imports_moves_with_each_change() {
     let cluster = with_imports();
     let first = |resource, object: Option<Object>| {
         cluster.list_started(resource);
@@ -174,7 +174,8 @@ fn the_serial_of_imports_moves_with_each_change_after_the_first_lists() {
         Some(set_ip("web", "2", "10.97.0.1")),
     );
     assert!(cluster.names_servable(true) && cluster.synced());
-    assert_eq!(cluster.import_serial(), 0);
+    // CoreDNS starts with 0 again each time, which to a secondary is older than what it has.
+    assert_ne!(cluster.import_serial(), 0);
     let moved = |object: Object| {
         cluster.import_serial.reset();
         cluster.applied(object);
