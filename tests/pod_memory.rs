@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use fingerpost::cluster::objects::{Meta, Object, Pod, Resource};
+use fingerpost::cluster::objects::{Meta, Object, Pod, PodLabels, Resource};
 use fingerpost::cluster::{Cluster, Keep, ObjectSink};
 
 /// The system's allocator, with a count of what is in use. What it adds to each piece for itself is counted as one
@@ -85,6 +85,7 @@ fn pods(count: usize, replicas: usize) -> Vec<Object> {
             },
             ip: Some(IpAddr::V4(Ipv4Addr::from_bits(address))),
             host_network: false,
+            labels: PodLabels::default(),
             terminating: false,
             finished: false,
         })

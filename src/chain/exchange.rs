@@ -81,6 +81,8 @@ pub struct State {
     /// Queries to upstreams for this one set AD, so that their replies say whether they are authentic even if this
     /// client did not ask (RFC 6840, section 5.7): another one may, and the reply is kept for both.
     pub ask_authentic_data: bool,
+    /// Plugins may be asked for what they know of the query ([`Exchange::metadata`]).
+    pub metadata: bool,
     /// The reply is for ourselves (a refresh of the cache), so the limit of UDP does not apply.
     pub whole: bool,
 }
@@ -99,6 +101,7 @@ impl State {
             deadline: None,
             do_not_store: false,
             ask_authentic_data: false,
+            metadata: false,
             whole: false,
         }
     }
@@ -271,6 +274,7 @@ impl<'e> Exchange<'e> {
         State {
             whole: true,
             ask_authentic_data: self.state.ask_authentic_data,
+            metadata: self.state.metadata,
             ..State::new(self.state.arrival)
         }
     }
@@ -283,6 +287,12 @@ impl<'e> Exchange<'e> {
     /// if it knows none.
     pub fn search_path_below(&self, plugin: &str) -> Option<SearchPath<'_>> {
         self.block.chain.search_path_below(plugin, self)
+    }
+
+    /// Writes what the plugins of the block know of the query under a label; false if none does, or `metadata` does not
+    /// allow to ask. Costs nothing where nobody asks.
+    pub fn metadata(&self, label: &str, value: &mut dyn std::fmt::Write) -> bool {
+        self.state.metadata && self.block.chain.metadata(label, self, value)
     }
 
     /// Asks a new question of the whole server, as the same client would (the target of an alias, say). The reply is

@@ -27,6 +27,7 @@ pub mod search;
 /// Questions to the plugins below, apart from the one that was asked.
 pub mod aside;
 
+use std::fmt::Write;
 use std::sync::Arc;
 
 use crate::chain::content::Held;
@@ -98,6 +99,16 @@ impl Chain {
         let mut links = self.links.iter().skip(exchange.depth() + 1);
         let link = links.find(|link| link.name() == plugin)?;
         link.search_path(exchange)
+    }
+
+    pub(in crate::chain) fn metadata(
+        &self,
+        label: &str,
+        exchange: &Exchange<'_>,
+        value: &mut dyn Write,
+    ) -> bool {
+        let mut links = self.links.iter();
+        links.any(|link| link.metadata(label, exchange, value))
     }
 
     /// Runs the chain of the exchange's block as far as memory can take it, from the link `floor` on.

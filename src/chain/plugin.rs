@@ -1,6 +1,6 @@
 //! What a plugin is to the chain.
 
-use std::fmt::Debug;
+use std::fmt::{Debug, Write};
 use std::future::Future;
 use std::pin::Pin;
 
@@ -49,6 +49,12 @@ pub trait Plugin: Send + Sync + 'static {
     /// of its path (`autopath @NAME`). Must not block.
     fn search_path(&self, _exchange: &Exchange<'_>) -> Option<SearchPath<'_>> {
         None
+    }
+
+    /// Writes what this plugin knows of the query under a label such as `kubernetes/namespace`; false if it knows no such
+    /// label. Asked only when somebody wants to read it, on the way up.
+    fn metadata(&self, _label: &str, _exchange: &Exchange<'_>, _value: &mut dyn Write) -> bool {
+        false
     }
 }
 

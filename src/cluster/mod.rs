@@ -23,6 +23,9 @@ mod addresses;
 mod index;
 
 mod places;
+
+/// Pods as clients.
+pub mod clients;
 mod serial;
 
 mod store;
@@ -134,6 +137,8 @@ pub struct Keep {
     pub imports: bool,
     /// No other EndpointSlices (`multicluster` with `noendpoints`).
     pub imported_slices_only: bool,
+    /// Names and labels of Pods, by address (`metadata`).
+    pub clients: bool,
 }
 
 /// Told of an EndpointSlice's change outside of a list: whether its Service is headless, and the time its object is

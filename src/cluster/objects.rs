@@ -153,10 +153,42 @@ pub struct Pod {
     pub ip: Option<IpAddr>,
     /// `spec.hostNetwork`: its address is its node's.
     pub host_network: bool,
+    /// `metadata.labels`
+    pub labels: PodLabels,
     /// `metadata.deletionTimestamp` is set.
     pub terminating: bool,
     /// `status.phase` is Succeeded, Failed or Unknown. (The API server filters these out; a file cannot.)
     pub finished: bool,
+}
+
+/// The labels of a Pod, in one piece of text: they are kept for few, and read by fewer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodLabels(Box<str>);
+
+impl PodLabels {
+    /// The value of a label.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        let mut texts = self.0.split_terminator('\0');
+        while let (Some(known), Some(value)) = (texts.next(), texts.next()) {
+            if known == key {
+                return Some(value);
+            }
+        }
+        None
+    }
+}
+
+impl<'l> FromIterator<(&'l str, &'l str)> for PodLabels {
+    fn from_iter<I: IntoIterator<Item = (&'l str, &'l str)>>(labels: I) -> Self {
+        let mut text = String::new();
+        for (key, value) in labels {
+            // No label of the API has one.
+            if !key.contains('\0') && !value.contains('\0') {
+                text.extend([key, "\0", value, "\0"]);
+            }
+        }
+        Self(text.into())
+    }
 }
 
 impl Resource {

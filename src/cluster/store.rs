@@ -171,7 +171,7 @@ impl Store {
             namespaces: HashMap::new(),
             services: HashMap::new(),
             slices: HashMap::new(),
-            pods: Pods::default(),
+            pods: Pods::new(keep.clients),
             ports: HashSet::new(),
             zones: HashSet::new(),
             imports: imports::store(keep),

@@ -20,6 +20,7 @@ use arc_swap::{ArcSwap, Guard};
 
 use crate::cluster::Keep;
 use crate::cluster::addresses::Addresses;
+use crate::cluster::clients::{Client, Clients};
 use crate::cluster::index::{Index, Key};
 use crate::cluster::objects::Port;
 use crate::cluster::places::Places;
@@ -44,6 +45,7 @@ pub struct Table {
     /// What other clusters export, by the same names.
     imports: Option<Box<Self>>,
     pub(in crate::cluster) counts: Counts,
+    pub(in crate::cluster) clients: Clients,
 }
 
 /// Where one Service, or slices without their Service, stand in the table. Outlives its versions.
@@ -473,6 +475,11 @@ impl Table {
     /// out does not count where a running one has its address.
     pub fn pods(&self, address: IpAddr, namespace: &[u8]) -> u32 {
         self.places.count(address, namespace)
+    }
+
+    /// The Pod that sends from an address, where that is certain and [`Keep::clients`](crate::cluster::Keep) is on.
+    pub fn client(&self, address: IpAddr) -> Option<Arc<Client>> {
+        self.clients.find(address)
     }
 
     /// Whether who sends from this address can only be a Pod of this namespace: no other namespace has a running Pod of

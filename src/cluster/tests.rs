@@ -76,6 +76,7 @@ fn pod(name: &str, version: &str, address: &str) -> Pod {
         meta: meta(name, version),
         ip: Some(ip(address)),
         host_network: false,
+        labels: Default::default(),
         terminating: false,
         finished: false,
     }
@@ -449,6 +450,7 @@ fn an_address_that_is_used_again_is_the_running_pods() {
     }
     cluster.applied(Object::Pod(Pod {
         host_network: true,
+        labels: Default::default(),
         ..pod("node", "7", "10.1.0.1")
     }));
     assert_eq!((is_of(), counts()), ([false, false], [1, 1]));

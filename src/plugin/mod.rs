@@ -35,6 +35,9 @@ mod together;
 /// Where relative file names start.
 pub mod root;
 
+/// Lets `log` show what plugins know of a query.
+pub mod metadata;
+
 /// Gives a query up after a while.
 pub mod cancel;
 
@@ -123,6 +126,7 @@ pub mod overlap;
 #[rustfmt::skip] // one line a plugin
 pub static PLUGINS: &[&Spec] = &[
     &root::SPEC,
+    &metadata::SPEC,
     &cancel::SPEC,
     &reload::SPEC,
     &bufsize::SPEC,

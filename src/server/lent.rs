@@ -18,6 +18,8 @@ pub struct Demands {
     pub external: bool,
     /// A serial for that which moves with endpoints too.
     pub external_endpoints: bool,
+    /// Which Pod has an address, its labels included.
+    pub clients: bool,
 }
 
 /// The cluster of a block, as its `kubernetes` shows it.

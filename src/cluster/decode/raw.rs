@@ -10,8 +10,8 @@ use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqA
 
 use super::{address, import_kind, is_finished, is_target_name, service_kind};
 use crate::cluster::objects::{
-    Endpoint, EndpointSlice, External, Import, Meta, Object, Pod, Port, Resource, Service,
-    ServiceImport,
+    Endpoint, EndpointSlice, External, Import, Meta, Object, Pod, PodLabels, Port, Resource,
+    Service, ServiceImport,
 };
 
 /// Reads an object, and as much of its labels as is asked for.
@@ -37,9 +37,15 @@ pub(super) fn object<'de, L: Labels, D: Deserializer<'de>>(
             (Object::EndpointSlice(slice), labels)
         }
         Resource::Pods => {
-            let mut raw = RawPod::<L>::deserialize(deserializer)?;
+            let mut raw = RawPod::<AllLabels>::deserialize(deserializer)?;
             let labels = std::mem::take(&mut raw.metadata.labels);
-            (Object::Pod(raw.into()), labels)
+            let mut pod = Pod::from(raw);
+            // A label without a value is none.
+            let with_value = labels
+                .iter()
+                .filter_map(|(key, value)| Some((key, value.as_deref()?)));
+            pod.labels = with_value.map(|(key, value)| (&**key, value)).collect();
+            (Object::Pod(pod), L::of_pod(labels))
         }
         Resource::ServiceImports => {
             let mut raw = RawImport::<L>::deserialize(deserializer)?;
@@ -63,6 +69,9 @@ pub(super) trait Labels: Default + de::DeserializeOwned {
 
     /// The ServiceImport that it belongs to, and the cluster it comes from.
     fn import(&mut self) -> Option<Import>;
+
+    /// What is kept of a Pod's.
+    fn of_pod(all: AllLabels) -> Self;
 }
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -73,6 +82,10 @@ const SOURCE_CLUSTER: &str = "multicluster.kubernetes.io/source-cluster";
 pub(in crate::cluster) type AllLabels = BTreeMap<Box<str>, Option<Box<str>>>;
 
 impl Labels for AllLabels {
+    fn of_pod(all: Self) -> Self {
+        all
+    }
+
     fn service_name(&mut self) -> Option<Box<str>> {
         self.get(SERVICE_NAME)?.clone()
     }
@@ -99,6 +112,10 @@ pub(super) struct SliceLabels {
 }
 
 impl Labels for SliceLabels {
+    fn of_pod(_: AllLabels) -> Self {
+        Self::default()
+    }
+
     fn service_name(&mut self) -> Option<Box<str>> {
         self.service.take()
     }
@@ -486,6 +503,7 @@ impl<L> From<RawPod<L>> for Pod {
             finished: is_finished(&raw.status.phase),
             ip: address(&raw.status.pod_ip),
             host_network: raw.spec.host_network,
+            labels: PodLabels::default(),
             meta: raw.metadata.into(),
         }
     }

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use crate::cluster::decode;
 use crate::cluster::objects::{
-    Endpoint, EndpointSlice, External, Import, Meta, Object, Pod, Port, Resource, Service,
-    ServiceKind,
+    Endpoint, EndpointSlice, External, Import, Meta, Object, Pod, PodLabels, Port, Resource,
+    Service, ServiceKind,
 };
 use crate::cluster::protobuf::fields::{Fields, Malformed, Value, text};
 
@@ -53,20 +53,40 @@ impl<'a> Entries<'a> {
             if found != number {
                 continue;
             }
-            let (mut key, mut value) = (&[][..], &[][..]);
-            for field in Fields::of(entry) {
-                match field? {
-                    (1, Value::Bytes(bytes)) => key = bytes,
-                    (2, Value::Bytes(bytes)) => value = bytes,
-                    _ => {}
-                }
-            }
+            let (key, value) = parts(entry)?;
             if key == wanted.as_bytes() {
                 return text(value).map(Some);
             }
         }
         Ok(None)
     }
+
+    /// All of them.
+    fn all(self, number: u64) -> Result<Vec<(&'a str, &'a str)>, Malformed> {
+        let mut all = Vec::new();
+        for field in Fields::of(self.message) {
+            if let (found, Value::Bytes(entry)) = field?
+                && found == number
+            {
+                let (key, value) = parts(entry)?;
+                all.push((text(key)?, text(value)?));
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// Key and value of an entry of a map.
+fn parts(entry: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
+    let (mut key, mut value) = (&[][..], &[][..]);
+    for field in Fields::of(entry) {
+        match field? {
+            (1, Value::Bytes(bytes)) => key = bytes,
+            (2, Value::Bytes(bytes)) => value = bytes,
+            _ => {}
+        }
+    }
+    Ok((key, value))
 }
 
 impl<'a> Metadata<'a> {
@@ -313,6 +333,7 @@ fn pod(message: &[u8]) -> Result<Pod, Malformed> {
         meta: Meta::default(),
         ip: None,
         host_network: false,
+        labels: PodLabels::default(),
         terminating: false,
         finished: false,
     };
@@ -322,6 +343,7 @@ fn pod(message: &[u8]) -> Result<Pod, Malformed> {
                 let found = object_meta(bytes)?;
                 pod.meta = found.meta();
                 pod.terminating = found.terminating;
+                pod.labels = found.labels.all(11)?.into_iter().collect();
             }
             (2, Value::Bytes(spec)) => {
                 for field in Fields::of(spec) {

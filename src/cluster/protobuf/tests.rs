@@ -276,6 +276,7 @@ fn a_pod_keeps_its_first_address() {
         meta: expected_meta(),
         ip: Some("10.1.0.1".parse().unwrap()),
         host_network: true,
+        labels: Default::default(),
         terminating: true,
         finished: false,
     };

@@ -7,8 +7,8 @@
 use std::net::IpAddr;
 
 use crate::cluster::objects::{
-    Endpoint, EndpointSlice, External, Import, Meta, Object, Pod, Port, Service, ServiceImport,
-    ServiceKind,
+    Endpoint, EndpointSlice, External, Import, Meta, Object, Pod, PodLabels, Port, Service,
+    ServiceImport, ServiceKind,
 };
 
 /// Octets of a record before its fields: kind and length.
@@ -241,6 +241,8 @@ fn put_pod(pod: &Pod, to: &mut Vec<u8>) {
         terminating,
         finished: _,
         host_network,
+        // They come with the first list.
+        labels: _,
     } = pod;
     put_meta(meta, to);
     put_addresses(number::ADDRESSES, ip.as_slice(), to);
@@ -427,6 +429,7 @@ fn pod(parts: Parts<'_>) -> Result<Pod, Malformed> {
         terminating: parts.terminating,
         finished: false,
         host_network: parts.host_network,
+        labels: PodLabels::default(),
     })
 }
 

@@ -2,7 +2,8 @@
 
 use hashbrown::HashMap;
 
-use crate::cluster::objects::{Meta, Object, Pod};
+use crate::cluster::clients::Client;
+use crate::cluster::objects::{Meta, Object, Pod, PodLabels};
 use crate::cluster::places::Place;
 use crate::cluster::store::roster::{Entry, KEY_MAX, Roster};
 use crate::cluster::store::{Key, Version, label, object_key};
@@ -21,9 +22,19 @@ pub(super) struct Pods {
     namespaces: HashMap<Key, Namespace>,
     /// The number of the last new namespace; none is given twice.
     last_number: u32,
+    /// Whether names and labels are kept for readers.
+    clients: bool,
 }
 
 impl Pods {
+    /// None yet. With `clients`, readers may ask who has an address.
+    pub(super) fn new(clients: bool) -> Self {
+        Self {
+            clients,
+            ..Self::default()
+        }
+    }
+
     /// A list begins.
     pub(super) fn list_started(&mut self) {
         self.roster.forget_seen();
@@ -95,6 +106,19 @@ impl Pods {
             self.roster.set(&key, Some(&new));
         }
         table.counts.pods.change(0, usize::from(old.is_none()));
+        if self.clients {
+            // Also where the version is known: what an earlier run has seen comes without labels.
+            let client = Client {
+                key: key.clone(),
+                labels: pod.labels.clone(),
+                going: new.going,
+                host: new.host,
+            };
+            let new = new.address.map(|address| (address, client));
+            table
+                .clients
+                .change(&key, old.and_then(|old| old.address), new);
+        }
         old.and_then(|old| old.address) != new.address
     }
 
@@ -140,6 +164,9 @@ impl Pods {
         let namespace = namespace.and_then(|text| label(str::from_utf8(text).ok()?));
         if let Some(namespace) = namespace {
             self.place(&namespace, Some(&old), None, table);
+        }
+        if self.clients {
+            table.clients.change(key, old.address, None);
         }
         old.address.is_some()
     }
@@ -230,6 +257,7 @@ fn pod_of(key: &[u8], entry: &Entry) -> Option<Object> {
         terminating: entry.going,
         finished: false,
         host_network: entry.host,
+        labels: PodLabels::default(),
     }))
 }
 

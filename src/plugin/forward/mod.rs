@@ -140,6 +140,19 @@ impl Plugin for Forward {
         SPEC.name
     }
 
+    fn metadata(
+        &self,
+        label: &str,
+        exchange: &Exchange<'_>,
+        value: &mut dyn std::fmt::Write,
+    ) -> bool {
+        let upstream = exchange
+            .state
+            .upstream
+            .filter(|_| label == "forward/upstream");
+        upstream.is_some_and(|upstream| write!(value, "{upstream}").is_ok())
+    }
+
     fn query(&self, exchange: &mut Exchange<'_>) -> Step {
         if !self.concerns(exchange.qname()) {
             return Step::Next;

@@ -30,6 +30,11 @@ const WAIT_LINE_INTERVAL: Duration = Duration::from_millis(500);
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 impl Config for KubernetesConfig {
+    fn demand(&self, demands: &mut Demands) {
+        // Blocks may share the cluster.
+        demands.clients |= self.clients;
+    }
+
     fn build(&self, assembly: &mut Assembly<'_>) -> Result<Vec<Arc<dyn Plugin>>, BuildError> {
         let process = Arc::clone(assembly.process);
         let keep = self.keep(assembly.generation.demands);
@@ -134,6 +139,7 @@ impl KubernetesConfig {
             zones: self.zonal,
             imports: !self.multicluster.is_empty(),
             imported_slices_only: !self.endpoints,
+            clients: demands.clients && self.pods == PodMode::Verified,
         }
     }
 

@@ -39,6 +39,8 @@ pub(super) struct KubernetesConfig {
     pub(super) pods: PodMode,
     /// `autopath` asks for the search paths of Pods.
     pub(super) searched: bool,
+    /// `metadata` shows which Pod asks.
+    pub(super) clients: bool,
     pub(super) endpoint_pod_names: bool,
     pub(super) endpoints: bool,
     pub(super) ttl: u32,
@@ -91,6 +93,7 @@ pub(super) fn parse(context: &mut Context<'_>) -> Option<Box<dyn Config>> {
         labels: None,
         pods: PodMode::default(),
         searched: false,
+        clients: false,
         endpoint_pod_names: false,
         endpoints: true,
         ttl: ttl::DEFAULT,
@@ -111,6 +114,7 @@ pub(super) fn parse(context: &mut Context<'_>) -> Option<Box<dyn Config>> {
     pieces.check(config.endpoints, context);
     config.api = pieces.source();
     config.serve_autopath(context);
+    config.clients = config.pods == PodMode::Verified && context.has_plugin("metadata");
     (context.faults.error_count() == errors).then(|| Box::new(config) as Box<dyn Config>)
 }
 

@@ -14,6 +14,7 @@ mod alias;
 mod answer;
 mod build;
 mod config;
+mod metadata;
 mod name;
 mod nameserver;
 mod option;
@@ -165,6 +166,15 @@ impl Plugin for Kubernetes {
 
     fn search_path(&self, exchange: &Exchange<'_>) -> Option<SearchPath<'_>> {
         self.path_of_client(exchange)
+    }
+
+    fn metadata(
+        &self,
+        label: &str,
+        exchange: &Exchange<'_>,
+        value: &mut dyn std::fmt::Write,
+    ) -> bool {
+        self.write_metadata(label, exchange, value)
     }
 }
 

@@ -49,7 +49,7 @@ impl Classes {
 }
 
 /// The class of the reply so far.
-fn class_of(exchange: &Exchange<'_>) -> Class {
+pub(in crate::plugin::log) fn class_of(exchange: &Exchange<'_>) -> Class {
     let (qtype, reply) = (exchange.qtype(), &exchange.reply);
     let is_transfer = matches!(qtype, RecordType::AXFR | RecordType::IXFR);
     if exchange.state.dropped || is_transfer || has_stale_signature(exchange) {
@@ -62,6 +62,36 @@ fn class_of(exchange: &Exchange<'_>) -> Class {
         Rcode::NOERROR => Class::Success,
         Rcode::NXDOMAIN if !has_answer => Class::Denial,
         _ => Class::Error,
+    }
+}
+
+impl Class {
+    /// As the option spells it.
+    pub(in crate::plugin::log) fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Denial => "denial",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// CoreDNS' word for the kind of the reply so far, finer than its class.
+pub(in crate::plugin::log) fn type_of(exchange: &Exchange<'_>) -> &'static str {
+    let (class, reply) = (class_of(exchange), &exchange.reply);
+    let is_referral = || {
+        reply.records().flatten().any(|(section, record)| {
+            section == Section::Authority && record.record_type == RecordType::NS
+        })
+    };
+    match (class, reply.rcode) {
+        (Class::Success, _) if reply.count(Section::Answer) == 0 && is_referral() => "DELEGATION",
+        (Class::Success, _) => "NOERROR",
+        (Class::Denial, Rcode::NXDOMAIN) => "NXDOMAIN",
+        (Class::Denial, _) => "NODATA",
+        _ if matches!(exchange.qtype(), RecordType::AXFR | RecordType::IXFR) => "META",
+        (_, Rcode::SERVFAIL | Rcode::NOTIMP) if !exchange.state.dropped => "SERVERERROR",
+        _ => "OTHERERROR",
     }
 }
 

@@ -7,7 +7,7 @@
 //! | `{size}` `{>id}` `{>opcode}` `{>do}` `{>bufsize}` | the query; the largest reply it allows |
 //! | `{rcode}` `{>rflags}` `{rsize}` | the reply; `-`, `-` and 0 if none was sent |
 //! | `{duration}` | seconds since the query was received |
-//! | `{/LABEL}` | metadata; always `-`, as there is none |
+//! | `{/LABEL}` | metadata; `-` if there is none |
 //!
 //! Everything else stands for itself, unknown placeholders too. Names are escaped, so no name can forge a line.
 
@@ -36,7 +36,7 @@ enum Part {
     Value(Value),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Value {
     Type,
     Class,
@@ -54,7 +54,7 @@ enum Value {
     ReplyFlags,
     ReplySize,
     Duration,
-    Metadata,
+    Metadata(Box<str>),
 }
 
 impl Value {
@@ -76,8 +76,10 @@ impl Value {
             "{>rflags}" => Self::ReplyFlags,
             "{rsize}" => Self::ReplySize,
             "{duration}" => Self::Duration,
-            _ if text.starts_with("{/") => Self::Metadata,
-            _ => return None,
+            _ => {
+                let label = text.strip_prefix("{/")?.strip_suffix('}')?;
+                Self::Metadata(label.into())
+            }
         })
     }
 }
@@ -127,7 +129,7 @@ impl Format {
 }
 
 impl Value {
-    fn write(self, line: &mut String, exchange: &Exchange<'_>) -> std::fmt::Result {
+    fn write(&self, line: &mut String, exchange: &Exchange<'_>) -> std::fmt::Result {
         let (query, arrival) = (exchange.query, exchange.arrival());
         let is_sent = !exchange.state.dropped;
         match self {
@@ -151,7 +153,9 @@ impl Value {
             Self::ReplyFlags if is_sent => write_flags(line, exchange),
             Self::ReplySize if is_sent => write!(line, "{}", uncompressed_len(&exchange.reply)),
             Self::ReplySize => line.write_str("0"),
-            Self::Rcode | Self::ReplyFlags | Self::Metadata => line.write_str("-"),
+            Self::Rcode | Self::ReplyFlags => line.write_str("-"),
+            Self::Metadata(label) if exchange.metadata(label, line) => Ok(()),
+            Self::Metadata(_) => line.write_str("-"),
             Self::Duration => write!(line, "{}s", arrival.received.elapsed().as_secs_f64()),
         }
     }

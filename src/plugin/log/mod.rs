@@ -62,6 +62,20 @@ impl Plugin for Log {
         Step::Next
     }
 
+    fn metadata(
+        &self,
+        label: &str,
+        exchange: &Exchange<'_>,
+        value: &mut dyn std::fmt::Write,
+    ) -> bool {
+        let text = match label {
+            "log/class" => class::class_of(exchange).as_str(),
+            "log/type" => class::type_of(exchange),
+            _ => return false,
+        };
+        value.write_str(text).is_ok()
+    }
+
     fn reply(&self, exchange: &mut Exchange<'_>) -> After {
         thread_local! {
             /// One line's room, used again and again.

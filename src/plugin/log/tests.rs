@@ -306,3 +306,43 @@ fn what_is_wrong_is_said_where_it_stands() {
         assert_eq!(faults(&SPEC, text), [fault], "{text}");
     }
 }
+
+/// Marks its queries, and knows an empty label.
+struct Known;
+
+impl Plugin for Known {
+    fn name(&self) -> &'static str {
+        "known"
+    }
+
+    fn query(&self, exchange: &mut Exchange<'_>) -> Step {
+        exchange.state.metadata = true;
+        ByName.query(exchange)
+    }
+
+    fn metadata(&self, label: &str, _: &Exchange<'_>, _: &mut dyn std::fmt::Write) -> bool {
+        label == "known/empty"
+    }
+}
+
+#[test]
+fn metadata_is_shown_where_there_is_any() {
+    let text = "log . \"{name} <{/known/empty}> {/known/nothing} {/log/class} {/log/type}\"";
+    let (zones, log) = logged(text, Known);
+    for (label, expected) in [
+        ("data", "success NOERROR"),
+        ("empty", "success NOERROR"),
+        ("nodata", "denial NODATA"),
+        ("nxdomain", "denial NXDOMAIN"),
+        ("referral", "success DELEGATION"),
+        ("half", "error OTHERERROR"),
+        ("refused", "error OTHERERROR"),
+        ("drop", "error OTHERERROR"),
+    ] {
+        ask(&zones, label, RecordType::A);
+        let line = format!("[INFO] {label}. <> - {expected}\n");
+        assert!(log.text().ends_with(&line), "{}", log.text());
+    }
+    ask(&zones, "data", RecordType::AXFR);
+    assert!(log.text().ends_with("error META\n"));
+}

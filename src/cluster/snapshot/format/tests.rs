@@ -76,6 +76,7 @@ fn objects() -> Vec<Object> {
             terminating: false,
             finished: false,
             host_network: false,
+            labels: Default::default(),
         }),
         Object::Pod(Pod {
             meta: meta("b"),
@@ -83,6 +84,7 @@ fn objects() -> Vec<Object> {
             terminating: true,
             finished: false,
             host_network: true,
+            labels: Default::default(),
         }),
         Object::ServiceImport(ServiceImport {
             meta: meta("far"),

@@ -26,6 +26,7 @@ const KEEP: Keep = Keep {
     zones: true,
     imports: false,
     imported_slices_only: false,
+    clients: false,
 };
 
 fn process() -> Arc<Process> {
@@ -94,6 +95,7 @@ fn pod(name: &str, address: &str) -> Object {
         terminating: false,
         finished: false,
         host_network: false,
+        labels: Default::default(),
     })
 }
 

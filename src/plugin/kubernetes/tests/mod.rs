@@ -3,6 +3,7 @@
 
 mod imports;
 mod large;
+mod metadata;
 mod options;
 mod search;
 

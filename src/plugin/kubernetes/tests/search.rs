@@ -35,6 +35,7 @@ fn pod(namespace: &str, name: &str, address: &str) -> Pod {
         meta: meta(namespace, name),
         ip: Some(ip(address)),
         host_network: false,
+        labels: Default::default(),
         terminating: false,
         finished: false,
     }
@@ -104,6 +105,7 @@ fn an_address_that_may_be_anothers_has_no_path() {
         vec![],
         vec![Pod {
             host_network: true,
+            labels: Default::default(),
             ..pod("shop", "client", CLIENT)
         }],
         vec![pod("shop", "client", CLIENT), pod("web", "other", CLIENT)],
