@@ -402,15 +402,22 @@ fn imports_of(plane: &ControlPlane) -> (Arc<Cluster>, Watched) {
         ..Keep::default()
     };
     let cluster = Arc::new(Cluster::new(&resources, keep));
-    let watched = watch(&kubeconfig(plane), &Surroundings::default(), &resources);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let process = Process::new(runtime.handle().clone());
     let plan = WatchPlan {
         resources: resources.to_vec(),
         ..WatchPlan::default()
     };
     let connection = Connection::of(&kubeconfig(plane), &Surroundings::default()).unwrap();
-    let process = &watched.process;
-    let handle = start_on(connection, plan, cluster.clone(), process, pace()).unwrap();
-    let watched = Watched { handle, ..watched };
+    let handle = start_on(connection, plan, cluster.clone(), &process, pace()).unwrap();
+    let watched = Watched {
+        sink: Recorder::new(),
+        handle,
+        process,
+        _runtime: runtime,
+    };
     (cluster, watched)
 }
 

@@ -80,3 +80,18 @@ fn the_serial_of_a_multicluster_zone_begins_at_0_and_moves_with_imports_only() {
     }));
     assert_ne!(serial("clusterset.local"), 0);
 }
+
+/// A snapshot holds no imports, so it can deny none.
+#[test]
+fn a_snapshot_does_not_speak_for_other_clusters() {
+    let cluster = listed(&[]);
+    let objects = vec![
+        Object::Namespace(meta("", "shop")),
+        service("web", ServiceKind::ClusterIp(vec![ip("10.0.0.1")])),
+    ];
+    cluster.restore(objects.into_iter(), std::time::SystemTime::now());
+    let rcode = |qname: &str| ask(imports(&cluster), qname, RecordType::A).rcode();
+    assert_eq!(rcode("web.shop.svc.cluster.local"), Rcode::NOERROR);
+    assert_eq!(rcode("nope.shop.svc.cluster.local"), Rcode::NXDOMAIN);
+    assert_eq!(rcode("web.shop.svc.clusterset.local"), Rcode::SERVFAIL);
+}
