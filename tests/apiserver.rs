@@ -4,6 +4,9 @@
 
 #[path = "support/control_plane.rs"]
 mod control_plane;
+#[path = "support/in_process.rs"]
+#[allow(dead_code, reason = "one test uses a part of the kit")]
+mod in_process;
 #[path = "support/recorder.rs"]
 mod recorder;
 
@@ -19,6 +22,7 @@ use fingerpost::cluster::watch::pace::Pace;
 use fingerpost::cluster::watch::{WatchHandle, WatchPlan, start_on};
 use fingerpost::cluster::{Cluster, Keep};
 use fingerpost::server::process::Process;
+use fingerpost::wire::code::RecordType;
 use recorder::Recorder;
 use serde_json::{Value, json};
 
@@ -697,4 +701,51 @@ fn nobody_listening_is_a_failure_and_no_crash() {
         std::thread::park_timeout(Duration::from_millis(5));
     }
     assert!(watched.handle.status().iter().all(|status| !status.synced));
+}
+
+/// The load balancer of `web` in `outside` has these addresses and names.
+fn balanced(ingress: &Value) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "outside", "name": "web"},
+        "spec": {"type": "LoadBalancer", "externalIPs": ["198.51.100.1"], "ports": [{"name": "http", "port": 80}]},
+        "status": {"loadBalancer": {"ingress": ingress}},
+    })
+}
+
+#[test]
+fn the_status_of_a_load_balancer_is_answered_as_soon_as_the_watch_tells() {
+    with_plane(|plane| {
+        plane.load(&json!({"items": [namespace("outside"), balanced(&json!([]))]}));
+        let kubeconfig = plane.kubeconfig();
+        let server = in_process::Server::new(&format!(
+            ". {{\ncache\nkubernetes cluster.local {{\nkubeconfig {} test\nstartup_timeout 60s\n}}\nk8s_external ext.test\n}}\n",
+            kubeconfig.display()
+        ));
+        let addresses = |qtype| {
+            let shown = in_process::shown(&server.ask("web.outside.ext.test.", qtype));
+            let [answer, ..] = shown.sections;
+            let last = |record: String| record.rsplit(' ').next().unwrap().to_owned();
+            answer.into_iter().map(last).collect::<Vec<_>>()
+        };
+        assert_eq!(addresses(RecordType::A), ["198.51.100.1"]);
+        for (ingress, qtype, expected) in [
+            (
+                json!([{"ip": "203.0.113.1"}]),
+                RecordType::A,
+                ["198.51.100.1", "203.0.113.1"],
+            ),
+            (
+                json!([{"ip": "203.0.113.2"}]),
+                RecordType::A,
+                ["198.51.100.1", "203.0.113.2"],
+            ),
+        ] {
+            plane.load(&json!({"items": [balanced(&ingress)]}));
+            let until = std::time::Instant::now() + Duration::from_secs(60);
+            while addresses(qtype) != expected {
+                assert!(std::time::Instant::now() < until, "{:?}", addresses(qtype));
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    });
 }
