@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::cluster::objects::{Resource, ServiceKind};
+use crate::cluster::objects::Resource;
+use crate::cluster::table::ViewKind;
 
 /// How the watch of one resource is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,10 +94,11 @@ pub enum Observation {
 pub type Observer = Box<dyn Fn(Observation) + Send + Sync>;
 
 /// The word for a kind of Service.
-pub(in crate::cluster) fn kind_name(kind: &ServiceKind) -> &'static str {
+pub(in crate::cluster) fn kind_name(kind: &ViewKind) -> Option<&'static str> {
     match kind {
-        ServiceKind::ClusterIp(_) => "cluster_ip",
-        ServiceKind::Headless => "headless",
-        ServiceKind::ExternalName(_) => "external_name",
+        ViewKind::Absent => None,
+        ViewKind::ClusterIp(_) => Some("cluster_ip"),
+        ViewKind::Headless => Some("headless"),
+        ViewKind::ExternalName(_) => Some("external_name"),
     }
 }

@@ -14,6 +14,7 @@ mod pods;
 mod roster;
 mod service;
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
@@ -24,10 +25,10 @@ use crate::cluster::status::kind_name;
 use crate::cluster::store::compare::key_of;
 use crate::cluster::store::pods::Pods;
 use crate::cluster::store::service::{
-    Known, ServiceRecord, external_targets, record_of, slice_view,
+    Known, Own, ServiceRecord, external_targets, record_of, slice_view, view_kind,
 };
 use crate::cluster::table::origin::{Origin, Zones};
-use crate::cluster::table::{SliceView, Table};
+use crate::cluster::table::{Keyed, Named, Ports, Slot, Table};
 use crate::wire::name::LABEL_MAX;
 
 /// A namespaced object: namespace and name, each as a label in lower case.
@@ -105,9 +106,8 @@ impl Version {
 
 struct SliceRecord {
     seen: Seen,
-    /// `\3web\4shop` of the Service it belongs to.
-    service: Key,
-    view: Arc<SliceView>,
+    /// The Service it belongs to.
+    service: Arc<Slot>,
     trigger_time: Option<Box<str>>,
 }
 
@@ -120,10 +120,10 @@ pub(in crate::cluster) struct Store {
     /// The versions of what was seen before stand for other things by now.
     distrusted: [bool; Resource::COUNT],
     namespaces: HashMap<Key, Seen>,
-    services: HashMap<Key, Box<ServiceRecord>>,
-    slices: HashMap<Key, SliceRecord>,
+    services: HashMap<Named, Box<ServiceRecord>>,
+    slices: HashMap<Keyed, SliceRecord>,
     pods: Pods,
-    ports: HashSet<Arc<[Port]>>,
+    ports: HashSet<Ports>,
     /// Topology zones as labels, shared by the slices.
     zones: HashSet<Arc<[u8]>>,
     /// ServiceImports, and the slices behind them.
@@ -203,15 +203,21 @@ impl Store {
         let list = self.lists[resource as usize];
         let gone = |seen: &Seen| seen.list != list;
         let keys: Vec<Key> = match resource {
-            Resource::Namespaces => unseen(self.namespaces.iter(), gone),
+            Resource::Namespaces => unseen(
+                self.namespaces.iter().map(|(key, seen)| (&**key, seen)),
+                gone,
+            ),
             Resource::Services => {
                 let known = self.services.iter();
-                let known =
-                    known.filter_map(|(key, record)| Some((key, &record.service.as_ref()?.seen)));
+                let known = known.filter_map(|(key, record)| {
+                    Some((key.borrow(), &record.service.as_ref()?.seen))
+                });
                 unseen(known, gone)
             }
             Resource::EndpointSlices => unseen(
-                self.slices.iter().map(|(key, record)| (key, &record.seen)),
+                self.slices
+                    .iter()
+                    .map(|(key, record)| (key.borrow(), &record.seen)),
                 gone,
             ),
             Resource::Pods => {
@@ -316,36 +322,34 @@ impl Store {
         let ports = self.intern(service.ports);
         let kept = self.keep.external.then_some(service.external.as_slice());
         let external = kept.and_then(external_targets);
+        let own = Own {
+            kind: view_kind(&service.kind),
+            ports,
+            external,
+        };
         let record = record_of(&mut self.services, &key, table);
         let mut change = Change {
             zone: true,
-            external: external.is_some(),
-            kind: Some(kind_name(&service.kind)),
+            external: own.external.is_some(),
+            kind: kind_name(&own.kind),
             ..Change::default()
         };
+        let view = record.view();
         if let Some(known) = record.service.as_mut() {
-            change.zone = known.kind != service.kind || known.ports != ports;
+            change.zone = view.kind != own.kind || view.ports != own.ports;
             // Ports show from outside only where the Service does.
             change.external =
-                known.external != external || known.ports != ports && external.is_some();
+                view.external != own.external || view.ports != own.ports && own.external.is_some();
             if trusted && known.seen.is_same(&seen) || !change.zone && !change.external {
                 known.seen = seen;
                 return Change::default();
             }
         }
-        let (before, before_external) = (record.own_addresses(), record.external_addresses());
+        drop(view);
         let is_new = record.service.is_none();
         table.counts.services.change(0, usize::from(is_new));
-        record.service = Some(Known {
-            seen,
-            kind: service.kind,
-            ports,
-            external,
-        });
-        let after = record.own_addresses();
-        record.move_addresses(before, after, table);
-        record.move_external(&before_external, table);
-        record.publish();
+        record.service = Some(Known { seen });
+        record.replace_own(own, table);
         change
     }
 
@@ -353,22 +357,19 @@ impl Store {
         let Some(record) = self.services.get_mut(key) else {
             return Change::default();
         };
-        let (before, before_external) = (record.own_addresses(), record.external_addresses());
-        let removed = record.service.take();
-        record.publish();
-        record.move_addresses(before, Vec::new(), table);
-        record.move_external(&before_external, table);
-        self.drop_if_empty(key, table);
-        let Some(removed) = removed else {
+        if record.service.take().is_none() {
             return Change::default();
-        };
-        table.counts.services.change(1, 0);
-        Change {
-            zone: true,
-            external: removed.external.is_some(),
-            kind: Some(kind_name(&removed.kind)),
-            ..Change::default()
         }
+        table.counts.services.change(1, 0);
+        let change = Change {
+            zone: true,
+            external: record.view().external.is_some(),
+            kind: kind_name(&record.view().kind),
+            ..Change::default()
+        };
+        record.replace_own(Own::absent(), table);
+        self.drop_if_empty(key, table);
+        change
     }
 
     fn apply_slice(
@@ -379,7 +380,7 @@ impl Store {
         table: &Table,
     ) -> Change {
         let key = object_key(&slice.meta.namespace, &slice.meta.name);
-        if let Some(record) = self.slices.get_mut(&key)
+        if let Some(record) = self.slices.get_mut(&*key)
             && trusted
             && record.seen.is_same(&seen)
         {
@@ -401,18 +402,16 @@ impl Store {
             zones,
         });
         let trigger_time = slice.trigger_time;
-        let old = self.slices.get_mut(&key);
-        let old_service = old.as_ref().map(|record| record.service.clone());
-        if let Some(record) = old
-            && record.service == service
-            && *record.view == view
-        {
-            record.seen = seen;
-            record.trigger_time = trigger_time;
-            return Change::default();
-        }
-        if old_service.is_some_and(|old| old != service) {
-            self.remove_slice(&key, table);
+        if let Some((known, record)) = self.slices.get_key_value_mut(&*key) {
+            let moved = record.service.labels != service;
+            if !moved && *known.0 == view {
+                record.seen = seen;
+                record.trigger_time = trigger_time;
+                return Change::default();
+            }
+            if moved {
+                self.remove_slice(&key, table);
+            }
         }
         let view = Arc::new(view);
         let record = record_of(&mut self.services, &service, table);
@@ -422,12 +421,13 @@ impl Store {
         let endpoints = view.len();
         let slice = SliceRecord {
             seen,
-            service,
-            view,
+            service: Arc::clone(&record.slot),
             trigger_time,
         };
-        let old = self.slices.insert(key, slice);
-        let old_endpoints = old.as_ref().map_or(0, |old| old.view.len());
+        // The key is part of the view, and goes with it.
+        let old = self.slices.remove_entry(&*key);
+        self.slices.insert(Keyed(view), slice);
+        let old_endpoints = old.as_ref().map_or(0, |(old, _)| old.0.len());
         table.counts.endpoints.change(old_endpoints, endpoints);
         let is_new = usize::from(old.is_none());
         table.counts.endpoint_slices.change(0, is_new);
@@ -440,18 +440,18 @@ impl Store {
     }
 
     fn remove_slice(&mut self, key: &[u8], table: &Table) -> Change {
-        let Some(slice) = self.slices.remove(key) else {
+        let Some((view, slice)) = self.slices.remove_entry(key) else {
             return Change::default();
         };
         table.counts.endpoint_slices.change(1, 0);
-        table.counts.endpoints.change(slice.view.len(), 0);
-        let Some(record) = self.services.get_mut(&slice.service) else {
+        table.counts.endpoints.change(view.0.len(), 0);
+        let Some(record) = self.services.get_mut(&*slice.service.labels) else {
             return Change::default();
         };
         record.replace_slice(key, None, table);
         let trigger = record.trigger(slice.trigger_time.as_deref());
         let kind = record.kind_name();
-        self.drop_if_empty(&slice.service, table);
+        self.drop_if_empty(&slice.service.labels, table);
         Change {
             zone: true,
             trigger,
@@ -460,18 +460,22 @@ impl Store {
         }
     }
 
-    fn intern(&mut self, ports: Vec<Port>) -> Arc<[Port]> {
-        if let Some(known) = self.ports.get(ports.as_slice()) {
+    fn intern(&mut self, mut ports: Vec<Port>) -> Ports {
+        if let Some(known) = self.ports.get(&ports) {
             return Arc::clone(known);
         }
-        let ports: Arc<[Port]> = ports.into();
+        ports.shrink_to_fit();
+        let ports = Arc::new(ports);
         self.ports.insert(Arc::clone(&ports));
         ports
     }
 
     fn drop_if_empty(&mut self, key: &[u8], table: &Table) {
-        let empty = |record: &ServiceRecord| record.service.is_none() && record.slices.is_empty();
-        if self.services.get(key).is_some_and(|record| empty(record)) {
+        if self
+            .services
+            .get(key)
+            .is_some_and(|record| record.is_empty())
+        {
             self.services.remove(key);
             table.services.pin().remove(key);
         }
@@ -479,11 +483,11 @@ impl Store {
 }
 
 fn unseen<'r>(
-    records: impl Iterator<Item = (&'r Key, &'r Seen)>,
+    records: impl Iterator<Item = (&'r [u8], &'r Seen)>,
     gone: impl Fn(&Seen) -> bool,
 ) -> Vec<Key> {
     let unseen = records.filter(|(_, seen)| gone(seen));
-    unseen.map(|(key, _)| key.clone()).collect()
+    unseen.map(|(key, _)| key.into()).collect()
 }
 
 impl Seen {

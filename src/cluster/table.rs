@@ -13,6 +13,11 @@
 
 pub(in crate::cluster) mod origin;
 
+/// Lists that mostly have one member.
+pub mod few;
+
+use std::borrow::Borrow;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -25,6 +30,7 @@ use crate::cluster::index::{Index, Key};
 use crate::cluster::objects::Port;
 use crate::cluster::places::Places;
 use crate::cluster::status::{Counts, Sizes};
+use crate::cluster::table::few::Few;
 use crate::cluster::table::origin::Origin;
 use crate::wire::name::Name;
 
@@ -33,10 +39,13 @@ pub(in crate::cluster) type State = foldhash::fast::RandomState;
 
 pub(in crate::cluster) type Map<K, V> = papaya::HashMap<K, V, State>;
 
+/// Ports, shared by all that have the same. The pointer is thin, because every view has one.
+pub type Ports = Arc<Vec<Port>>;
+
 /// What readers see of a cluster.
 #[derive(Default)]
 pub struct Table {
-    pub(in crate::cluster) services: Map<Box<[u8]>, Arc<Slot>>,
+    pub(in crate::cluster) services: papaya::HashSet<Named, State>,
     pub(in crate::cluster) addresses: Addresses,
     /// Services by their external addresses; empty unless they are kept.
     pub(in crate::cluster) external: Addresses,
@@ -78,18 +87,42 @@ impl Slot {
     }
 }
 
+/// A slot in a map or set, where it is found by its labels.
+#[derive(Clone)]
+pub(in crate::cluster) struct Named(pub(in crate::cluster) Arc<Slot>);
+
+impl Borrow<[u8]> for Named {
+    fn borrow(&self) -> &[u8] {
+        &self.0.labels
+    }
+}
+
+impl Hash for Named {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.labels.hash(state);
+    }
+}
+
+impl PartialEq for Named {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.labels == other.0.labels
+    }
+}
+
+impl Eq for Named {}
+
 /// One version of a Service with all of its endpoints.
 #[derive(Debug)]
 pub struct ServiceView {
     /// Addresses or alias.
     pub kind: ViewKind,
     /// The Service's ports.
-    pub ports: Arc<[Port]>,
+    pub ports: Ports,
     /// Where it is reached from outside of the cluster; none where it is not, or where that is not kept. The pointer is
     /// thin because most Services have none.
     pub external: Option<Arc<Vec<ExternalTarget>>>,
     /// Its EndpointSlices, in the order of their names.
-    pub slices: Box<[Arc<SliceView>]>,
+    pub slices: Few<Arc<SliceView>>,
     /// No address stands in it twice, so nobody needs to look for duplicates.
     pub addresses_distinct: bool,
     /// No host name stands in it twice.
@@ -99,12 +132,12 @@ pub struct ServiceView {
 }
 
 /// What a Service's name stands for, as readers need it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ViewKind {
     /// There are slices, but no Service: addresses have names, the name does not exist.
     Absent,
     /// Addresses in the order of the spec; empty if there is none yet.
-    ClusterIp(Box<[IpAddr]>),
+    ClusterIp(Few<IpAddr>),
     /// The ready endpoints.
     Headless,
     /// Another name.
@@ -112,14 +145,14 @@ pub enum ViewKind {
 }
 
 /// Where an ExternalName leads.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Alias {
     /// A name, in the spelling of the object.
     Name(Name),
     /// An address, which no alias can lead to.
-    Address,
+    Address(Box<str>),
     /// Nothing that is a name.
-    Broken,
+    Broken(Box<str>),
 }
 
 /// One way to a Service from outside of the cluster, as readers need it.
@@ -135,9 +168,9 @@ impl ServiceView {
     fn absent() -> Self {
         Self {
             kind: ViewKind::Absent,
-            ports: Arc::new([]),
+            ports: Ports::default(),
             external: None,
-            slices: Box::new([]),
+            slices: Few::default(),
             addresses_distinct: true,
             names_distinct: true,
             index: None,
@@ -214,12 +247,51 @@ impl ServiceView {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct SliceView {
     /// Ports, shared by all endpoints; empty is legal.
-    pub ports: Arc<[Port]>,
+    pub ports: Ports,
+    /// `shop/web-x7k2p`, of the object. It stands here so that it need not stand anywhere else.
+    pub(in crate::cluster) key: Box<[u8]>,
     v4: Box<[Ipv4Addr]>,
+    seldom: Option<Box<Seldom>>,
+}
+
+/// What most slices have nothing of.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Seldom {
     v6: Box<[Ipv6Addr]>,
     names: Option<Names>,
-    origin: Option<Box<Origin>>,
-    pub(in crate::cluster) names_distinct: bool,
+    origin: Origin,
+    /// A host name stands in it twice.
+    names_repeat: bool,
+}
+
+/// A slice in a map, where it is found by its key.
+pub(in crate::cluster) struct Keyed(pub(in crate::cluster) Arc<SliceView>);
+
+impl Borrow<[u8]> for Keyed {
+    fn borrow(&self) -> &[u8] {
+        &self.0.key
+    }
+}
+
+impl Hash for Keyed {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.key.hash(state);
+    }
+}
+
+impl PartialEq for Keyed {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key == other.0.key
+    }
+}
+
+impl Eq for Keyed {}
+
+impl Seldom {
+    /// None if there is nothing in it.
+    fn boxed(self) -> Option<Box<Self>> {
+        (self != Self::default()).then(|| Box::new(self))
+    }
 }
 
 /// Host names of a slice's endpoints, first IPv4, then IPv6, in one piece: where each one starts and the last one ends,
@@ -274,16 +346,17 @@ pub struct Backend<'v> {
 impl SliceView {
     /// From addresses with their host names (one label each, in lower case), in the order of the object.
     pub(in crate::cluster) fn new<'n>(
-        ports: Arc<[Port]>,
+        key: Box<[u8]>,
+        ports: Ports,
         backends: impl Iterator<Item = (IpAddr, Option<&'n [u8]>)> + Clone,
     ) -> Self {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         let mut seen = hashbrown::HashSet::<&[u8], State>::default();
-        let (mut names_distinct, mut named) = (true, false);
+        let (mut names_repeat, mut named) = (false, false);
         for (address, name) in backends.clone() {
             if let Some(name) = name {
                 named = true;
-                names_distinct &= seen.insert(name);
+                names_repeat |= !seen.insert(name);
             }
             match address {
                 IpAddr::V4(address) => v4.push(address),
@@ -301,50 +374,71 @@ impl SliceView {
                     .map(|(_, name)| name),
             )
         });
-        Self {
-            ports,
-            v4: v4.into(),
+        let seldom = Seldom {
             v6: v6.into(),
             names,
-            origin: None,
-            names_distinct,
+            origin: Origin::default(),
+            names_repeat,
+        };
+        Self {
+            ports,
+            key,
+            v4: v4.into(),
+            seldom: seldom.boxed(),
         }
     }
 
     /// The same with what is known of where its endpoints are.
-    pub(in crate::cluster) fn with_origin(self, origin: Origin) -> Self {
-        let origin = (origin != Origin::default()).then(|| Box::new(origin));
-        Self { origin, ..self }
+    pub(in crate::cluster) fn with_origin(mut self, origin: Origin) -> Self {
+        let seldom = self.seldom.take().map(|seldom| *seldom);
+        self.seldom = Seldom {
+            origin,
+            ..seldom.unwrap_or_default()
+        }
+        .boxed();
+        self
+    }
+
+    fn origin(&self) -> Option<&Origin> {
+        self.seldom.as_ref().map(|seldom| &seldom.origin)
+    }
+
+    fn names(&self) -> Option<&Names> {
+        self.seldom.as_ref()?.names.as_ref()
+    }
+
+    /// Whether no host name stands in it twice.
+    pub(in crate::cluster) fn names_distinct(&self) -> bool {
+        self.seldom
+            .as_ref()
+            .is_none_or(|seldom| !seldom.names_repeat)
     }
 
     /// The cluster that it was imported from: a label in lower case.
     pub fn cluster(&self) -> Option<&[u8]> {
-        self.origin.as_ref()?.cluster.as_deref()
+        self.origin()?.cluster.as_deref()
     }
 
     /// The topology zone of the endpoint at this place.
     pub(in crate::cluster) fn zone_at(&self, place: usize) -> Option<Box<str>> {
-        self.origin.as_ref()?.zones.as_ref()?.text(place)
+        self.origin()?.zones.as_ref()?.text(place)
     }
 
     /// Places of the endpoints in a topology zone: its labels in lower case, with their lengths.
     pub fn places_in_zone(&self, zone: &[u8]) -> impl Iterator<Item = usize> {
-        let zones = self
-            .origin
-            .as_ref()
-            .and_then(|origin| origin.zones.as_ref());
+        let zones = self.origin().and_then(|origin| origin.zones.as_ref());
         zones.into_iter().flat_map(move |zones| zones.places(zone))
     }
 
     /// Ready endpoints, one per address.
     #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
     pub fn len(&self) -> usize {
-        self.v4.len() + self.v6.len()
+        self.v4.len() + self.v6().len()
     }
 
     /// Whether any endpoint has a host name of its own.
     pub fn is_named(&self) -> bool {
-        self.names.is_some()
+        self.names().is_some()
     }
 
     /// Its IPv4 addresses.
@@ -354,25 +448,25 @@ impl SliceView {
 
     /// Its IPv6 addresses.
     pub fn v6(&self) -> &[Ipv6Addr] {
-        &self.v6
+        self.seldom.as_ref().map_or(&[], |seldom| &seldom.v6)
     }
 
     /// All addresses, IPv4 first.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         let v4 = self.v4.iter().copied().map(IpAddr::V4);
-        v4.chain(self.v6.iter().copied().map(IpAddr::V6))
+        v4.chain(self.v6().iter().copied().map(IpAddr::V6))
     }
 
     /// The endpoint at this place, IPv4 first.
     pub fn backend(&self, index: usize) -> Option<Backend<'_>> {
         let address = match index.checked_sub(self.v4.len()) {
             None => IpAddr::V4(self.v4[index]),
-            Some(index) => IpAddr::V6(*self.v6.get(index)?),
+            Some(index) => IpAddr::V6(*self.v6().get(index)?),
         };
         Some(Backend {
             slice: self,
             address,
-            name: self.names.as_ref().and_then(|names| names.get(index)),
+            name: self.names().and_then(|names| names.get(index)),
         })
     }
 
@@ -388,12 +482,12 @@ impl SliceView {
             Key::Address(IpAddr::V4(address)) => (None, Some(address), None),
             Key::Address(IpAddr::V6(address)) => (None, None, Some(address)),
         };
-        let names = self.names.as_ref().zip(name);
+        let names = self.names().zip(name);
         let named = names.into_iter().flat_map(|(names, name)| {
             (0..self.len()).filter(move |&index| names.get(index) == Some(name))
         });
         let v4 = v4.into_iter().flat_map(|wanted| places(&self.v4, wanted));
-        let v6 = v6.into_iter().flat_map(|wanted| places(&self.v6, wanted));
+        let v6 = v6.into_iter().flat_map(|wanted| places(self.v6(), wanted));
         named.chain(v4).chain(v6.map(|index| self.v4.len() + index))
     }
 }
@@ -422,12 +516,14 @@ impl Table {
 
     /// The Service with these labels: its own and its namespace's, in lower case, wire form, no root.
     pub fn service(&self, labels: &[u8]) -> Option<Guard<Arc<ServiceView>>> {
-        self.services.pin().get(labels).map(|slot| slot.view())
+        let services = self.services.pin();
+        services.get(labels).map(|named| named.0.view())
     }
 
     /// Where all Services stand that there are now, in no particular order. Takes time: for copies of the whole.
     pub fn slots(&self) -> Vec<Arc<Slot>> {
-        self.services.pin().values().cloned().collect()
+        let services = self.services.pin();
+        services.iter().map(|named| Arc::clone(&named.0)).collect()
     }
 
     /// All addresses that belong to a Service now, likewise.
@@ -503,7 +599,7 @@ mod tests {
                 )
             })
             .collect();
-        SliceView::new(Arc::new([]), backends.into_iter())
+        SliceView::new(Box::default(), Ports::default(), backends.into_iter())
     }
 
     #[test]
@@ -530,8 +626,8 @@ mod tests {
 
     #[test]
     fn a_slice_knows_whether_a_name_stands_in_it_twice() {
-        assert!(view(&[("10.0.0.1", Some("a")), ("10.0.0.2", None)]).names_distinct);
-        assert!(!view(&[("10.0.0.1", Some("a")), ("10.0.0.2", Some("a"))]).names_distinct);
+        assert!(view(&[("10.0.0.1", Some("a")), ("10.0.0.2", None)]).names_distinct());
+        assert!(!view(&[("10.0.0.1", Some("a")), ("10.0.0.2", Some("a"))]).names_distinct());
     }
 
     #[test]

@@ -367,14 +367,14 @@ fn an_external_name_is_a_name_an_address_or_nothing_of_use() {
             .kind
         {
             ViewKind::ExternalName(Alias::Name(name)) => name.to_string(),
-            ViewKind::ExternalName(Alias::Address) => "address".to_owned(),
+            ViewKind::ExternalName(Alias::Address(_)) => "address".to_owned(),
             other => format!("{other:?}"),
         }
     };
     assert_eq!(kind("Target.Example", "1"), "Target.Example.");
     assert_eq!(kind("192.0.2.7", "2"), "address");
-    assert_eq!(kind("", "3"), "ExternalName(Broken)");
-    assert_eq!(kind("a..b", "4"), "ExternalName(Broken)");
+    assert_eq!(kind("", "3"), "ExternalName(Broken(\"\"))");
+    assert_eq!(kind("a..b", "4"), "ExternalName(Broken(\"a..b\"))");
 }
 
 /// Case 135.

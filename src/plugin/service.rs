@@ -73,7 +73,7 @@ pub(super) fn exists(view: &ServiceView, part: Part<'_>, ignore_empty: bool) -> 
     match (&view.kind, part) {
         (ViewKind::Absent, _) => false,
         // An alias has neither ports nor endpoints, and cannot lead to an address.
-        (ViewKind::ExternalName(alias), Part::Whole) => *alias != Alias::Address,
+        (ViewKind::ExternalName(alias), Part::Whole) => !matches!(alias, Alias::Address(_)),
         (ViewKind::ExternalName(_), _) => false,
         // Any zone is one that endpoints may be in; cluster addresses are in none.
         (kind, Part::Zone { .. }) => *kind == ViewKind::Headless,

@@ -1,5 +1,7 @@
 //! What is known, for who compares it with the source: versions by name, and what a list did not name.
 
+use std::borrow::Borrow;
+
 use super::{Key, Seen, Store, Version, label, object_key, service_key};
 use crate::cluster::objects::{Meta, Object, Resource};
 
@@ -58,10 +60,10 @@ impl Store {
         let seen = match resource {
             Resource::Namespaces => self.namespaces.get(&key),
             Resource::Services => {
-                let record = self.services.get(&key)?;
+                let record = self.services.get(&*key)?;
                 record.service.as_ref().map(|known| &known.seen)
             }
-            Resource::EndpointSlices => self.slices.get(&key).map(|record| &record.seen),
+            Resource::EndpointSlices => self.slices.get(&*key).map(|record| &record.seen),
             Resource::Pods => return self.pods.version_of(&key),
             Resource::ServiceImports => None,
         };
@@ -72,19 +74,27 @@ impl Store {
     /// What the comparison has not confirmed, at most so many.
     pub(in crate::cluster) fn unconfirmed(&self, resource: Resource, max: usize) -> Vec<Meta> {
         let list = self.lists[resource as usize];
-        let take = |(key, seen): (&Key, &Seen)| {
+        let take = |(key, seen): (&[u8], &Seen)| {
             (seen.list != list).then(|| meta_of(resource, key, &seen.version))
         };
         match resource {
-            Resource::Namespaces => self.namespaces.iter().filter_map(take).take(max).collect(),
+            Resource::Namespaces => self
+                .namespaces
+                .iter()
+                .map(|(key, seen)| (&**key, seen))
+                .filter_map(take)
+                .take(max)
+                .collect(),
             Resource::Services => {
                 let known = self.services.iter();
-                let known =
-                    known.filter_map(|(key, record)| Some((key, &record.service.as_ref()?.seen)));
+                let known = known.filter_map(|(key, record)| {
+                    Some((key.borrow(), &record.service.as_ref()?.seen))
+                });
                 known.filter_map(take).take(max).collect()
             }
             Resource::EndpointSlices => {
-                let known = self.slices.iter().map(|(key, record)| (key, &record.seen));
+                let known = self.slices.iter();
+                let known = known.map(|(key, record)| (key.borrow(), &record.seen));
                 let own = known.filter_map(take);
                 // A slice on both sides is named once.
                 let imported = self.unconfirmed_imports(resource, max).into_iter();
@@ -107,10 +117,10 @@ impl Store {
         match resource {
             Resource::Namespaces => self.namespaces.get_mut(&key),
             Resource::Services => {
-                let record = self.services.get_mut(&key)?;
+                let record = self.services.get_mut(&*key)?;
                 record.service.as_mut().map(|known| &mut known.seen)
             }
-            Resource::EndpointSlices => self.slices.get_mut(&key).map(|record| &mut record.seen),
+            Resource::EndpointSlices => self.slices.get_mut(&*key).map(|record| &mut record.seen),
             Resource::Pods | Resource::ServiceImports => None,
         }
     }

@@ -6,8 +6,9 @@ use super::imports::within;
 use super::{Key, Seen, Store, Version, key_of, object_key};
 use crate::cluster::objects::{
     Endpoint, EndpointSlice, External, Import, Meta, Object, Resource, Service, ServiceImport,
+    ServiceKind,
 };
-use crate::cluster::table::{Backend, ExternalTarget, SliceView, Slot, Table};
+use crate::cluster::table::{Alias, Backend, ExternalTarget, SliceView, Slot, Table, ViewKind};
 
 /// Endpoints that one hold of the lock gives out, and the rest of a slice: well below a millisecond.
 const BACKENDS_PER_HOLD: usize = 4096;
@@ -34,7 +35,7 @@ impl Contents {
         let services = table.services.pin();
         Self {
             namespaces: namespaces.keys().cloned().collect(),
-            services: services.values().cloned().collect(),
+            services: services.iter().map(|named| Arc::clone(&named.0)).collect(),
             slice: None,
             pod: Box::default(),
             imports: table.imports().map(|imports| Box::new(Self::of(imports))),
@@ -113,11 +114,11 @@ impl Store {
         let seen = match resource {
             Resource::Namespaces => self.namespaces.get_mut(key),
             Resource::Services => {
-                let record = self.services.get_mut(key);
+                let record = self.services.get_mut(&**key);
                 let known = record.and_then(|record| record.service.as_mut());
                 known.map(|known| &mut known.seen)
             }
-            Resource::EndpointSlices => self.slices.get_mut(key).map(|record| &mut record.seen),
+            Resource::EndpointSlices => self.slices.get_mut(&**key).map(|record| &mut record.seen),
             // Pods have a mark of their own, and imports were done above.
             Resource::Pods | Resource::ServiceImports => None,
         };
@@ -137,10 +138,10 @@ impl Store {
         match resource {
             Resource::Namespaces => self.namespaces.contains_key(&key),
             Resource::Services => {
-                let record = self.services.get(&key);
+                let record = self.services.get(&*key);
                 record.is_some_and(|record| record.service.is_some())
             }
-            Resource::EndpointSlices => self.slices.contains_key(&key),
+            Resource::EndpointSlices => self.slices.contains_key(&*key),
             Resource::Pods => self.pods.version_of(&key).is_some(),
             Resource::ServiceImports => false,
         }
@@ -169,11 +170,10 @@ impl Store {
 
     /// What a slice in the store of imports says of where it is from.
     fn labels_of(&self, key: &[u8]) -> Option<Import> {
-        let record = self.slices.get(key)?;
-        let service = record
-            .service
-            .get(..=usize::from(*record.service.first()?))?;
-        let cluster = record.view.cluster().unwrap_or_default();
+        let (view, record) = self.slices.get_key_value(key)?;
+        let labels = &record.service.labels;
+        let service = labels.get(..=usize::from(*labels.first()?))?;
+        let cluster = view.0.cluster().unwrap_or_default();
         Some(Import {
             service: label_text(service)?.into(),
             cluster: str::from_utf8(cluster).ok()?.into(),
@@ -202,6 +202,7 @@ impl Store {
         let own = &slot.labels[..=usize::from(slot.labels[0])];
         let (name, namespace) = (label_text(own)?, label_text(slot.namespace())?);
         let end = to.len() + objects;
+        let view = record.view();
         if let (Some(known), None) = (&record.service, &after) {
             to.push(Object::Service(Service {
                 meta: Meta {
@@ -209,28 +210,28 @@ impl Store {
                     name: name.into(),
                     resource_version: known.seen.version.to_text(),
                 },
-                kind: known.kind.clone(),
-                ports: known.ports.to_vec(),
-                external: external(known.external.as_deref().map_or(&[], Vec::as_slice)),
+                kind: kind(&view.kind),
+                ports: view.ports.to_vec(),
+                external: external(view.external()),
             }));
         }
         let from = after.map_or(0, |after| {
-            record.slices.partition_point(|(key, _)| *key <= after)
+            view.slices.partition_point(|slice| slice.key <= after)
         });
-        let mut slices = record.slices[from..].iter().peekable();
-        while let Some((key, view)) = slices.next() {
-            to.extend(self.slice(key, view, name));
+        let mut slices = view.slices[from..].iter().peekable();
+        while let Some(view) = slices.next() {
+            to.extend(self.slice(view, name));
             backends = backends.saturating_sub(view.len());
             if slices.peek().is_some() && (backends == 0 || to.len() >= end) {
-                return Some(key.clone());
+                return Some(view.key.clone());
             }
         }
         None
     }
 
-    fn slice(&self, key: &[u8], view: &SliceView, service: &str) -> Option<Object> {
-        let record = self.slices.get(key)?;
-        let (namespace, name) = str::from_utf8(key).ok()?.split_once('/')?;
+    fn slice(&self, view: &SliceView, service: &str) -> Option<Object> {
+        let record = self.slices.get(&*view.key)?;
+        let (namespace, name) = str::from_utf8(&view.key).ok()?.split_once('/')?;
         let endpoint = |(place, backend): (usize, Backend<'_>)| Endpoint {
             addresses: vec![backend.address],
             hostname: backend
@@ -251,7 +252,7 @@ impl Store {
             import: self
                 .imports
                 .as_deref()
-                .and_then(|imports| imports.labels_of(key)),
+                .and_then(|imports| imports.labels_of(&view.key)),
             ports: view.ports.to_vec(),
             endpoints: view.backends().enumerate().map(endpoint).collect(),
             trigger_time: record.trigger_time.clone(),
@@ -263,6 +264,21 @@ fn backends_of(object: &Object) -> usize {
     match object {
         Object::EndpointSlice(slice) => slice.endpoints.len(),
         _ => 0,
+    }
+}
+
+/// What a Service's name stands for, as an object has it.
+fn kind(kind: &ViewKind) -> ServiceKind {
+    match kind {
+        ViewKind::ClusterIp(addresses) => ServiceKind::ClusterIp(addresses.to_vec()),
+        // Only slices are without their Service, and those are not asked for here.
+        ViewKind::Headless | ViewKind::Absent => ServiceKind::Headless,
+        ViewKind::ExternalName(Alias::Name(name)) => {
+            ServiceKind::ExternalName(name.to_string().into())
+        }
+        ViewKind::ExternalName(Alias::Address(text) | Alias::Broken(text)) => {
+            ServiceKind::ExternalName(text.clone())
+        }
     }
 }
 

@@ -179,6 +179,6 @@ impl Store {
 
     /// The records of slices that belong to a Service.
     pub(super) fn has_slice(&self, key: &Key) -> bool {
-        self.slices.contains_key(key)
+        self.slices.contains_key(&**key)
     }
 }

@@ -5,76 +5,105 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 
-use super::{Key, Seen, Trigger, label};
+use arc_swap::Guard;
+
+use super::{Seen, Trigger, label, object_key};
 use crate::cluster::index::Index;
-use crate::cluster::objects::{EndpointSlice, External, Port, ServiceKind};
+use crate::cluster::objects::{EndpointSlice, External, ServiceKind};
 use crate::cluster::status::kind_name;
-use crate::cluster::table::{Alias, ExternalTarget, ServiceView, SliceView, Slot, Table, ViewKind};
+use crate::cluster::table::few::Few;
+use crate::cluster::table::{
+    Alias, ExternalTarget, Named, Ports, ServiceView, SliceView, Slot, Table, ViewKind,
+};
 use crate::wire::name::Name;
 
 /// All that is known of one Service, or of slices without one.
 pub(super) struct ServiceRecord {
-    slot: Arc<Slot>,
+    pub(super) slot: Arc<Slot>,
     /// None while there are only slices.
     pub(super) service: Option<Known>,
-    /// Its slices by their key, sorted.
-    pub(super) slices: Vec<(Key, Arc<SliceView>)>,
     /// Addresses that it has more than once, with how often beyond the first. Most Services have none.
     extra: Option<Box<HashMap<IpAddr, u32>>>,
 }
 
-/// A Service as it was seen last.
+/// A Service as it was seen last; what it said stands in its view.
 pub(super) struct Known {
     pub(super) seen: Seen,
-    pub(super) kind: ServiceKind,
-    pub(super) ports: Arc<[Port]>,
+}
+
+/// What of a view comes from the Service itself.
+#[derive(Clone)]
+pub(super) struct Own {
+    pub(super) kind: ViewKind,
+    pub(super) ports: Ports,
     pub(super) external: Option<Arc<Vec<ExternalTarget>>>,
 }
 
-impl Known {
-    fn external(&self) -> &[ExternalTarget] {
-        self.external.as_deref().map_or(&[], Vec::as_slice)
+impl Own {
+    /// Of slices without their Service.
+    pub(super) fn absent() -> Self {
+        Self {
+            kind: ViewKind::Absent,
+            ports: Ports::default(),
+            external: None,
+        }
+    }
+
+    fn of(view: &ServiceView) -> Self {
+        Self {
+            kind: view.kind.clone(),
+            ports: Arc::clone(&view.ports),
+            external: view.external.clone(),
+        }
     }
 }
 
 /// The record of a Service; made, with its slot in the table, if there is none.
 pub(super) fn record_of<'s>(
-    services: &'s mut HashMap<Key, Box<ServiceRecord>>,
+    services: &'s mut HashMap<Named, Box<ServiceRecord>>,
     key: &[u8],
     table: &Table,
 ) -> &'s mut ServiceRecord {
     let entry = services.raw_entry_mut().from_key(key).or_insert_with(|| {
         let slot = Arc::new(Slot::new(key));
-        table.services.pin().insert(key.into(), Arc::clone(&slot));
+        table.services.pin().insert(Named(Arc::clone(&slot)));
+        let named = Named(Arc::clone(&slot));
         let record = ServiceRecord {
             slot,
             service: None,
-            slices: Vec::new(),
             extra: None,
         };
-        (key.into(), Box::new(record))
+        (named, Box::new(record))
     });
     entry.1
 }
 
 impl ServiceRecord {
-    pub(super) fn own_addresses(&self) -> Vec<IpAddr> {
-        match self.service.as_ref().map(|known| &known.kind) {
-            Some(ServiceKind::ClusterIp(addresses)) => addresses.clone(),
-            _ => Vec::new(),
-        }
+    /// The version that readers see.
+    pub(super) fn view(&self) -> Guard<Arc<ServiceView>> {
+        self.slot.view()
+    }
+
+    /// Takes over what the Service says of itself, and the addresses that lead to it.
+    pub(super) fn replace_own(&mut self, own: Own, table: &Table) {
+        let before = own_addresses(&self.view().kind);
+        self.move_addresses(before, own_addresses(&own.kind), table);
+        let before = self.external_addresses();
+        let (slices, index) = {
+            let view = self.view();
+            (view.slices.clone(), view.index.clone())
+        };
+        self.show(own, slices, index);
+        self.move_external(&before, table);
     }
 
     /// Its external addresses, sorted, each once.
-    pub(super) fn external_addresses(&self) -> Vec<IpAddr> {
-        let targets = self.service.as_ref().map(Known::external);
-        let addresses = targets
-            .into_iter()
-            .flatten()
-            .filter_map(|target| match target {
-                ExternalTarget::Address(address) => Some(*address),
-                ExternalTarget::Name(_) => None,
-            });
+    fn external_addresses(&self) -> Vec<IpAddr> {
+        let view = self.view();
+        let addresses = view.external().iter().filter_map(|target| match target {
+            ExternalTarget::Address(address) => Some(*address),
+            ExternalTarget::Name(_) => None,
+        });
         let mut addresses: Vec<IpAddr> = addresses.collect();
         addresses.sort_unstable();
         addresses.dedup();
@@ -82,7 +111,7 @@ impl ServiceRecord {
     }
 
     /// Changes the reverse entries from one set of external addresses to the one it has now.
-    pub(super) fn move_external(&self, before: &[IpAddr], table: &Table) {
+    fn move_external(&self, before: &[IpAddr], table: &Table) {
         let after = self.external_addresses();
         for &address in before {
             if after.binary_search(&address).is_err() {
@@ -100,52 +129,42 @@ impl ServiceRecord {
         }
     }
 
+    /// Takes over a slice, or loses one; `view` has this key.
     pub(super) fn replace_slice(
         &mut self,
         key: &[u8],
         view: Option<Arc<SliceView>>,
         table: &Table,
     ) {
-        let addresses = |view: &SliceView| view.addresses().collect::<Vec<_>>();
-        let after = view.as_deref().map(addresses).unwrap_or_default();
-        let place = self
-            .slices
-            .binary_search_by(|(other, _)| (**other).cmp(key));
-        let before = place
-            .map(|at| addresses(&self.slices[at].1))
-            .unwrap_or_default();
+        let (own, mut slices, index) = {
+            let view = self.view();
+            (Own::of(&view), view.slices.to_vec(), view.index.clone())
+        };
         let new = view.clone();
+        let place = slices.binary_search_by(|slice| (*slice.key).cmp(key));
         let old = match (place, view) {
-            (Ok(at), Some(view)) => Some(std::mem::replace(&mut self.slices[at].1, view)),
+            (Ok(at), Some(view)) => Some(std::mem::replace(&mut slices[at], view)),
             (Err(at), Some(view)) => {
-                self.slices.insert(at, (key.into(), view));
+                slices.insert(at, view);
                 None
             }
-            (Ok(at), None) => Some(self.slices.remove(at).1),
+            (Ok(at), None) => Some(slices.remove(at)),
             (Err(_), None) => return,
         };
-        self.move_addresses(before, after, table);
-        let slices = self.slice_views();
-        let at = place.unwrap_or_else(|at| at);
-        let index = match &self.slot.view().index {
-            Some(index) => index.with(&slices, at, old.as_deref(), new.as_deref()),
+        let (old, new) = (old.as_deref(), new.as_deref());
+        let addresses = |view: Option<&SliceView>| -> Vec<IpAddr> {
+            view.into_iter().flat_map(SliceView::addresses).collect()
+        };
+        self.move_addresses(addresses(old), addresses(new), table);
+        let index = match index {
+            Some(index) => index.with(&slices, place.unwrap_or_else(|at| at), old, new),
             None => Index::of(&slices),
         };
-        self.show(slices, index.map(Arc::new));
-    }
-
-    fn slice_views(&self) -> Box<[Arc<SliceView>]> {
-        let views = self.slices.iter();
-        views.map(|(_, view)| Arc::clone(view)).collect()
+        self.show(own, slices.into(), index.map(Arc::new));
     }
 
     /// Changes the reverse entries from one set of addresses to another; what is in both is left alone.
-    pub(super) fn move_addresses(
-        &mut self,
-        mut before: Vec<IpAddr>,
-        mut after: Vec<IpAddr>,
-        table: &Table,
-    ) {
+    fn move_addresses(&mut self, mut before: Vec<IpAddr>, mut after: Vec<IpAddr>, table: &Table) {
         before.sort_unstable();
         after.sort_unstable();
         let (mut old, mut new) = (before.into_iter().peekable(), after.into_iter().peekable());
@@ -210,31 +229,18 @@ impl ServiceRecord {
         true
     }
 
-    /// Shows readers the Service as it is now, with the slices as they were.
-    pub(super) fn publish(&self) {
-        let before = self.slot.view();
-        self.show(before.slices.clone(), before.index.clone());
-    }
-
-    fn show(&self, slices: Box<[Arc<SliceView>]>, index: Option<Arc<Index>>) {
-        let (kind, ports, external) = match &self.service {
-            None => (ViewKind::Absent, Arc::default(), None),
-            Some(known) => (
-                view_kind(&known.kind),
-                Arc::clone(&known.ports),
-                known.external.clone(),
-            ),
-        };
+    /// Shows readers a new version.
+    fn show(&self, own: Own, slices: Few<Arc<SliceView>>, index: Option<Arc<Index>>) {
         // Two slices may give one Pod's host name to its two families, so names are trusted within one slice only.
         let names_distinct = match &*slices {
             [] => true,
-            [slice] => slice.names_distinct,
+            [slice] => slice.names_distinct(),
             slices => !slices.iter().any(|slice| slice.is_named()),
         };
         self.slot.replace(ServiceView {
-            kind,
-            ports,
-            external,
+            kind: own.kind,
+            ports: own.ports,
+            external: own.external,
             slices,
             addresses_distinct: self.extra.is_none(),
             names_distinct,
@@ -243,22 +249,36 @@ impl ServiceRecord {
     }
 
     pub(super) fn kind_name(&self) -> Option<&'static str> {
-        let known = self.service.as_ref()?;
-        Some(kind_name(&known.kind))
+        kind_name(&self.view().kind)
     }
 
     /// A sample for `dns_programming_duration`: only where the Service is known.
     pub(super) fn trigger(&self, time: Option<&str>) -> Option<Trigger> {
+        self.service.as_ref()?;
         Some(Trigger {
-            headless: self.service.as_ref()?.kind == ServiceKind::Headless,
+            headless: self.view().kind == ViewKind::Headless,
             time: time?.into(),
         })
     }
+
+    /// Whether nothing is known of it any more.
+    pub(super) fn is_empty(&self) -> bool {
+        self.service.is_none() && self.view().slices.is_empty()
+    }
 }
 
-fn view_kind(kind: &ServiceKind) -> ViewKind {
+fn own_addresses(kind: &ViewKind) -> Vec<IpAddr> {
     match kind {
-        ServiceKind::ClusterIp(addresses) => ViewKind::ClusterIp(addresses.as_slice().into()),
+        ViewKind::ClusterIp(addresses) => addresses.to_vec(),
+        _ => Vec::new(),
+    }
+}
+
+pub(super) fn view_kind(kind: &ServiceKind) -> ViewKind {
+    match kind {
+        ServiceKind::ClusterIp(addresses) => {
+            ViewKind::ClusterIp(addresses.iter().copied().collect())
+        }
         ServiceKind::Headless => ViewKind::Headless,
         ServiceKind::ExternalName(target) => ViewKind::ExternalName(alias(target)),
     }
@@ -266,11 +286,11 @@ fn view_kind(kind: &ServiceKind) -> ViewKind {
 
 fn alias(target: &str) -> Alias {
     if target.parse::<IpAddr>().is_ok() {
-        return Alias::Address;
+        return Alias::Address(target.into());
     }
     match Name::from_text(target) {
         Ok(name) if !name.as_ref().is_root() => Alias::Name(name),
-        _ => Alias::Broken,
+        _ => Alias::Broken(target.into()),
     }
 }
 
@@ -280,7 +300,7 @@ pub(super) fn external_targets(external: &[External]) -> Option<Arc<Vec<External
         External::Address(address) => Some(ExternalTarget::Address(*address)),
         External::Hostname(text) => match alias(text) {
             Alias::Name(name) => Some(ExternalTarget::Name(name)),
-            Alias::Address | Alias::Broken => None,
+            Alias::Address(_) | Alias::Broken(_) => None,
         },
     });
     // In lower case: two spellings of a name are one.
@@ -298,7 +318,7 @@ pub(super) fn external_targets(external: &[External]) -> Option<Arc<Vec<External
 }
 
 /// The ready endpoints of a slice, each address with its host name.
-pub(super) fn slice_view(slice: &EndpointSlice, ports: Arc<[Port]>, pod_names: bool) -> SliceView {
+pub(super) fn slice_view(slice: &EndpointSlice, ports: Ports, pod_names: bool) -> SliceView {
     let ready = slice.endpoints.iter().filter(|endpoint| endpoint.ready);
     let names: Vec<(IpAddr, Option<Vec<u8>>)> = ready
         .flat_map(|endpoint| {
@@ -313,6 +333,7 @@ pub(super) fn slice_view(slice: &EndpointSlice, ports: Arc<[Port]>, pod_names: b
         })
         .collect();
     SliceView::new(
+        object_key(&slice.meta.namespace, &slice.meta.name),
         ports,
         names
             .iter()

@@ -10,6 +10,7 @@ use crate::cluster::objects::{
     ServiceImport, ServiceKind,
 };
 use crate::cluster::store::export::Contents;
+use crate::cluster::table::Named;
 use crate::cluster::{Keep, ObjectSink};
 
 const ALL: [Resource; 4] = [
@@ -133,7 +134,13 @@ fn shown(cluster: &Cluster) -> Vec<String> {
     let services = table.services.pin();
     let mut shown: Vec<String> = services
         .iter()
-        .map(|(labels, slot)| format!("{:?} {:?}", labels.escape_ascii().to_string(), slot.view()))
+        .map(|Named(slot)| {
+            format!(
+                "{:?} {:?}",
+                slot.labels.escape_ascii().to_string(),
+                slot.view()
+            )
+        })
         .collect();
     let namespaces = table.namespaces.pin();
     shown.extend(
@@ -486,7 +493,7 @@ fn what_other_clusters_export_comes_back_on_its_own_side() {
         let slots = imports.services.pin();
         let views: Vec<String> = slots
             .iter()
-            .map(|(labels, slot)| format!("{labels:?} {:?}", slot.view()))
+            .map(|Named(slot)| format!("{:?} {:?}", slot.labels, slot.view()))
             .collect();
         (shown(cluster), views)
     };
