@@ -36,6 +36,9 @@
 //! | A28 many changes | `a28_…`, from a scripted server, as fast as they can be sent | |
 //! | A29 HTTP/1.1 only | `a29_…`; the client speaks nothing newer, so GOAWAY and streams do not come up | |
 //! | A30 redirects | `a30_…` | `watch.rs` |
+//!
+//! Section 3.2 has the objects with odd values, O1 to O15: `objects.rs`, each by its number. O6, O7 and O11 stand in
+//! `tests/kubernetes/cases` too. O14 is a part of a million.
 #![cfg(feature = "kubernetes")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -45,6 +48,8 @@ mod control_plane;
 mod fake_api;
 #[path = "../support/fault_proxy.rs"]
 mod fault_proxy;
+#[path = "../support/in_process.rs"]
+mod in_process;
 #[path = "../support/program.rs"]
 #[allow(dead_code, reason = "each test uses its part of the support")]
 mod program;
@@ -54,4 +59,5 @@ mod bed;
 mod credentials;
 mod garbage;
 mod load;
+mod objects;
 mod refusals;

@@ -317,6 +317,18 @@ pub(super) fn external_targets(external: &[External]) -> Option<Arc<Vec<External
     (!targets.is_empty()).then(|| Arc::new(targets))
 }
 
+/// Letters, digits and hyphens within, as RFC 1123, section 2.1, has it; what an API server lets in, in any letter case.
+fn is_host_name(name: &str) -> bool {
+    let octets = name.as_bytes();
+    octets
+        .iter()
+        .all(|&octet| octet.is_ascii_alphanumeric() || octet == b'-')
+        && [octets.first(), octets.last()]
+            .into_iter()
+            .flatten()
+            .all(|&end| end != b'-')
+}
+
 /// The ready endpoints of a slice, each address with its host name.
 pub(super) fn slice_view(slice: &EndpointSlice, ports: Ports, pod_names: bool) -> SliceView {
     let ready = slice.endpoints.iter().filter(|endpoint| endpoint.ready);
@@ -324,8 +336,9 @@ pub(super) fn slice_view(slice: &EndpointSlice, ports: Ports, pod_names: bool) -
         .flat_map(|endpoint| {
             let target = endpoint.target_name.as_deref().filter(|_| pod_names);
             let name = endpoint.hostname.as_deref().or(target);
-            // What is no label cannot be asked for; the address names it then.
-            let name = name.and_then(label).map(|label| label[1..].to_vec());
+            // What is no host name is nothing to hand out, `*` least of all; the address names it then.
+            let name = name.filter(|name| is_host_name(name)).and_then(label);
+            let name = name.map(|label| label[1..].to_vec());
             endpoint
                 .addresses
                 .iter()
