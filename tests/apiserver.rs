@@ -744,7 +744,7 @@ fn the_status_of_a_load_balancer_is_answered_as_soon_as_the_watch_tells() {
             let until = std::time::Instant::now() + Duration::from_secs(60);
             while addresses(qtype) != expected {
                 assert!(std::time::Instant::now() < until, "{:?}", addresses(qtype));
-                std::thread::sleep(Duration::from_millis(5));
+                std::thread::park_timeout(Duration::from_millis(5));
             }
         }
     });
