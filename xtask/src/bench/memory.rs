@@ -24,12 +24,17 @@ one worker a core; then CoreDNS, if COREDNS_BIN names one. FINGERPOST_BIN names 
 
 A size takes 1 to 3 minutes and twice `--settle`, once for each server. `start peak` is VmHWM when it has settled;
 `again peak` the same after an API server that was killed came back with other data, which makes every resource be
-listed anew; `right` the time from `/readyz` of the new API server to the right answer about what changed meanwhile.";
+listed anew; `right` the time from `/readyz` of the new API server to the right answer about what changed meanwhile;
+`offline` the time from start to ready with a snapshot and no API server.";
 
 pub const FLAGS: &[&str] = &["--services", "--endpoints", "--pods", "--settle"];
 
 /// Long enough for any list on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// It is written slowly on purpose: some 64 KiB a second.
+const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(240);
+const SNAPSHOT: &str = "snapshot.bin";
 
 /// What one server did at one size.
 struct Row {
@@ -43,6 +48,8 @@ struct Row {
     right: Duration,
     cpu_again: f64,
     after: f64,
+    /// To readiness from the snapshot, with the API server off.
+    offline: Option<Duration>,
 }
 
 pub fn run(args: &Args) -> Result<(), String> {
@@ -51,8 +58,8 @@ pub fn run(args: &Args) -> Result<(), String> {
     let pods = args.get("--pods", 0)?;
     let settle = Duration::from_secs(args.get("--settle", 60)?);
     let mut subjects = vec![Subject::fingerpost()?];
-    let snapshot = "snapshot snapshot.bin";
-    if subjects[0].knows(snapshot) {
+    let snapshot = format!("snapshot {SNAPSHOT}");
+    if subjects[0].knows(&snapshot) {
         let mut with = subjects[0].clone();
         with.name += " snapshot";
         with.options = format!("       {snapshot}\n");
@@ -109,6 +116,8 @@ fn measure_all(
 
 fn measure(subject: &Subject, size: Size, bed: &mut Bed, settle: Duration) -> Result<Row, String> {
     println!("{}: start", subject.name);
+    // One of an earlier run would be taken for this one's.
+    let _ = std::fs::remove_file(bed.folder.join(SNAPSHOT));
     let mut server = subject.start(&bed.folder, bed.control_plane.kubeconfig(), bed.upstream)?;
     let ready = server.wait_ready(PATIENCE)?;
     let cpu_ready = server.cpu()?;
@@ -125,6 +134,12 @@ fn measure(subject: &Subject, size: Size, bed: &mut Bed, settle: Duration) -> Re
     let cpu_before = server.cpu()?;
     let right = outage(subject, bed, &server)?;
     std::thread::sleep(settle.min(Duration::from_secs(10)));
+    let (again_peak, after) = (server.peak()?, server.resident()?);
+    let cpu_again = server.cpu()? - cpu_before;
+    let offline = match subject.options.is_empty() {
+        true => None,
+        false => offline(subject, bed, server)?,
+    };
     Ok(Row {
         name: subject.name.clone(),
         size,
@@ -132,11 +147,39 @@ fn measure(subject: &Subject, size: Size, bed: &mut Bed, settle: Duration) -> Re
         cpu_ready,
         steady,
         start_peak,
-        again_peak: server.peak()?,
+        again_peak,
         right,
-        cpu_again: server.cpu()? - cpu_before,
-        after: server.resident()?,
+        cpu_again,
+        after,
+        offline,
     })
+}
+
+/// Starts it anew while there is no API server: the time until it is ready from its snapshot.
+fn offline(subject: &Subject, bed: &mut Bed, before: Server) -> Result<Option<Duration>, String> {
+    println!("{}: waiting for its first snapshot", subject.name);
+    let end = Instant::now() + SNAPSHOT_PATIENCE;
+    while !bed.folder.join(SNAPSHOT).exists() {
+        if Instant::now() > end {
+            println!("{}: there is none; `offline` is left out", subject.name);
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    drop(before);
+    println!("{}: start without the API server", subject.name);
+    bed.control_plane.kill_api_server();
+    let kubeconfig = bed.control_plane.kubeconfig();
+    let mut server = subject.start(&bed.folder, kubeconfig, bed.upstream)?;
+    let ready = server.wait_ready(PATIENCE);
+    let right = Right::Address(objects::cluster_ip(1));
+    let is_right = Client::new(server.port)?.is_right("svc-1.ns-1.svc.cluster.local", A, &right);
+    bed.restart_api_server()?;
+    match ready {
+        Ok(ready) if is_right => Ok(Some(ready)),
+        Ok(_) => Err("the snapshot gives no right answer".into()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Kills the API server, changes the cluster, and starts it again. The time from its readiness to the right answer.
@@ -178,6 +221,7 @@ fn table(rows: &[Row]) -> Table {
         "right s",
         "CPU s",
         "RSS after",
+        "offline s",
     ]);
     for row in rows {
         let (megabytes, seconds) = (
@@ -199,6 +243,8 @@ fn table(rows: &[Row]) -> Table {
             seconds(row.right.as_secs_f64()),
             seconds(row.cpu_again),
             megabytes(row.after),
+            row.offline
+                .map_or("-".into(), |time| seconds(time.as_secs_f64())),
         ]);
     }
     table
