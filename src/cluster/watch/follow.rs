@@ -18,7 +18,7 @@ use crate::cluster::watch::failure::Failure;
 use crate::cluster::watch::frame::{FRAME_MAX, Frames, TooLong};
 use crate::cluster::watch::json;
 use crate::cluster::watch::metrics::ResourceMetrics;
-use crate::cluster::watch::pace::{Backoff, chance};
+use crate::cluster::watch::pace::{Delays, chance};
 use crate::cluster::watch::progress::{Progress, Wish};
 use crate::cluster::watch::request::{Encoding, Link, PAGE, Stream, Target};
 
@@ -42,11 +42,7 @@ pub(super) struct Follower {
     sink: Arc<dyn Inventory>,
     progress: Arc<Progress>,
     metrics: ResourceMetrics,
-    /// Delays while there is no connection.
-    away: Backoff,
-    /// Delays while the server says no. Apart from the other, so that a server that comes back and is not ready for a
-    /// moment is asked again soon.
-    refused: Backoff,
+    delays: Delays,
     /// A streamed list fell silent before its end, as from a server that does not know of them: pages next time.
     paged: bool,
     /// The server was caught sending protobuf that we cannot read, or refuses it.
@@ -74,8 +70,7 @@ impl Follower {
             link,
             sink,
             progress,
-            away: Backoff::default(),
-            refused: Backoff::default(),
+            delays: Delays::default(),
             paged: false,
             // The API server has no protobuf for resources that users define.
             json_only: resource == Resource::ServiceImports,
@@ -93,8 +88,7 @@ impl Follower {
             self.progress.connected.store(false, Ordering::Relaxed);
             let lived = began.elapsed();
             if lived >= self.link.pace.settled {
-                self.away.reset();
-                self.refused.reset();
+                self.delays.reset();
                 self.hasty = 0;
             }
             let failure = match outcome {
@@ -165,11 +159,11 @@ impl Follower {
             }
         }
         let delay = match failure {
-            Failure::Unreachable(_) => self.away.next(pace.delay_min, pace.connect_delay_max),
+            Failure::Unreachable(_) => self.delays.after_unreachable(pace),
             Failure::Forbidden(_) | Failure::Unauthorized(_) => {
-                self.refused.next(pace.delay_min, pace.refused_delay_max)
+                self.delays.after_refusal(pace, pace.refused_delay_max)
             }
-            _ => self.refused.next(pace.delay_min, pace.delay_max),
+            _ => self.delays.after_refusal(pace, pace.delay_max),
         };
         match failure.retry_after() {
             Some(asked) => {

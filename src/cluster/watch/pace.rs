@@ -48,7 +48,7 @@ impl Default for Pace {
             settled: Duration::from_secs(10),
             delay_min: Duration::from_millis(100),
             delay_max: Duration::from_secs(5),
-            connect_delay_max: Duration::from_secs(2),
+            connect_delay_max: Duration::from_secs(1),
             refused_delay_max: Duration::from_secs(15),
             absent_delay: Duration::from_secs(60),
             retry_after_max: Duration::from_secs(30),
@@ -78,6 +78,42 @@ impl Backoff {
     /// Starts over.
     pub fn reset(&mut self) {
         self.failures = 0;
+    }
+}
+
+/// Connections in a row that did not come about before the server counts as gone.
+const GONE: u32 = 3;
+
+/// The delays of one watch: those of a server that cannot be reached grow apart from those of one that refuses.
+#[derive(Debug, Default)]
+pub struct Delays {
+    away: Backoff,
+    refused: Backoff,
+}
+
+impl Delays {
+    /// The delay after a connection that did not come about.
+    ///
+    /// A server that is gone comes back as another one, which has refused nothing yet: it is asked as if for the first
+    /// time. One connection that fails is not enough, or half of a pair of servers would be asked without end.
+    pub fn after_unreachable(&mut self, pace: &Pace) -> Duration {
+        let delay = self.away.next(pace.delay_min, pace.connect_delay_max);
+        if self.away.failures >= GONE {
+            self.refused.reset();
+        }
+        delay
+    }
+
+    /// The delay after a server was reached and refused, or said nothing of use.
+    pub fn after_refusal(&mut self, pace: &Pace, max: Duration) -> Duration {
+        self.away.reset();
+        self.refused.next(pace.delay_min, max)
+    }
+
+    /// All is well: what failed before is forgotten.
+    pub fn reset(&mut self) {
+        self.away.reset();
+        self.refused.reset();
     }
 }
 
@@ -112,6 +148,28 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.next(MIN, MAX) <= MIN);
+    }
+
+    #[test]
+    fn a_server_that_was_gone_is_asked_afresh() {
+        let (pace, mut delays) = (Pace::default(), Delays::default());
+        for _ in 0..10 {
+            delays.after_refusal(&pace, MAX);
+        }
+        for _ in 0..GONE {
+            delays.after_unreachable(&pace);
+        }
+        assert!(delays.after_refusal(&pace, MAX) <= pace.delay_min);
+    }
+
+    #[test]
+    fn one_connection_that_fails_does_not_make_refusals_forgotten() {
+        let (pace, mut delays) = (Pace::default(), Delays::default());
+        for _ in 0..10 {
+            delays.after_refusal(&pace, MAX);
+            assert!(delays.after_unreachable(&pace) <= pace.delay_min);
+        }
+        assert!(delays.after_refusal(&pace, MAX) >= MAX / 2);
     }
 
     #[test]
