@@ -3,9 +3,11 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::plugin::testing::bench::{Bench, Link, Upstream, wait_until};
-use crate::plugin::{cache, hosts, kubernetes};
+use crate::chain::plugin::Step;
+use crate::plugin::testing::bench::{Ask, Bench, Link, Upstream, wait_until};
+use crate::plugin::{cache, cancel, hosts, kubernetes};
 use crate::wire::code::{Rcode, RecordType};
 use crate::wire::name::{Name, ROOT};
 use crate::wire::record::Section;
@@ -118,4 +120,25 @@ fn hosts_shadows_the_table_below_it() {
     }
     let (plain, _) = cluster(folder.path(), None);
     wait_until(|| answers(&plain, name, RecordType::A, "IN A 10.96.0.10"));
+}
+
+#[test]
+fn a_query_that_is_given_up_before_a_stale_entry_is_verified_gets_the_stale_answer() {
+    let upstream = Upstream::new(|exchange, before| {
+        if before > 0 {
+            return Step::Defer(Box::pin(std::future::pending()));
+        }
+        exchange.reply.a(Owner::Question, 10, [192, 0, 2, 1].into());
+        Step::Answered
+    });
+    let bench = Bench::new(vec![
+        Link::Corefile(&cancel::SPEC, "cancel 50ms"),
+        Link::Corefile(&cache::SPEC, "cache {\n serve_stale 1h verify 1h\n}"),
+        Link::Made(upstream),
+    ]);
+    let mut ask = Ask::new("web.example.org", RecordType::A);
+    bench.send(&ask);
+    ask.arrival.received += Duration::from_secs(20);
+    let stale = ["answer web.example.org. 0 IN A 192.0.2.1"];
+    assert_eq!(bench.send(&ask).records(), stale);
 }

@@ -62,6 +62,8 @@ pub struct ExtendedError {
 impl ExtendedError {
     /// 3: Stale Answer.
     pub const STALE_ANSWER: u16 = 3;
+    /// 13: Cached Error.
+    pub const CACHED_ERROR: u16 = 13;
     /// 14: Not Ready.
     pub const NOT_READY: u16 = 14;
     /// 19: Stale NXDOMAIN Answer.

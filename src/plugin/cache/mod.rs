@@ -25,7 +25,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::chain::exchange::Exchange;
+use crate::chain::exchange::{Exchange, State};
 use crate::chain::plugin::{After, Plugin, Step};
 use crate::plugin::Spec;
 use crate::plugin::cache::config::{CacheConfig, StaleMode};
@@ -36,6 +36,7 @@ use crate::plugin::cache::survey::{Asked, Kind, Survey, View, set_ttls, survey};
 use crate::server::assembly::Assembly;
 use crate::wire::HEADER_LEN;
 use crate::wire::code::Rcode;
+use crate::wire::edns::ExtendedError;
 use crate::wire::name::{Name, NameRef};
 use crate::wire::query::Query;
 
@@ -92,15 +93,15 @@ impl Cache {
                 counters.evictions(server),
             ))
         });
-        Self {
-            shelf: Arc::new(Shelf {
-                config,
-                entries,
-                counters,
-                budget,
-            }),
-            tasks: Tasks::of(assembly),
-        }
+        let shelf = Arc::new(Shelf {
+            config,
+            entries,
+            counters,
+            budget,
+        });
+        let tasks = Tasks::of(assembly);
+        tasks.sweep(&shelf, assembly.server);
+        Self { shelf, tasks }
     }
 }
 
@@ -131,6 +132,10 @@ impl Plugin for Cache {
         match hit.left {
             Some(left) => {
                 self.prefetch(exchange, &hit.entry, left, &key, &counters);
+                if hit.entry.rcode() == Rcode::SERVFAIL {
+                    let cached = ExtendedError::new(ExtendedError::CACHED_ERROR, "");
+                    exchange.state.extended_error = Some(cached);
+                }
                 let ttl = if shelf.config.keep_ttl {
                     hit.entry.ttl_stored()
                 } else {
@@ -151,7 +156,10 @@ impl Plugin for Cache {
         let refreshed = match shelf.survey_reply(exchange) {
             None => false,
             Some(survey) => {
-                let ttl = shelf.ttl(survey);
+                let mut ttl = shelf.ttl(survey);
+                if exchange.state.error.is_some() {
+                    ttl = ttl.min(UNREACHABLE_TTL);
+                }
                 // A transfer leaves as it is: its TTLs are the zone's own.
                 if survey.kind != Kind::Transfer {
                     let counts = exchange.reply.counts();
@@ -203,23 +211,29 @@ impl Shelf {
     /// The entry to answer from. An answer goes first: where a denial stands beside one, the denial is a failure, or
     /// the Corefile prefers answers.
     fn find(&self, key: &Key, now: Instant) -> Option<Hit> {
-        let stale_max = self.config.stale.map_or(0, |stale| stale.seconds_max);
         let partitions = [&self.entries.success, &self.entries.denial];
         partitions.iter().enumerate().find_map(|(kind, partition)| {
             let entry = partition.find(key)?;
-            let left = match entry.left(now) {
-                Ok(left) => Some(left),
-                Err(past) if past < u64::from(stale_max) => None,
-                Err(_) => return None,
-            };
+            let left = self.usable(&entry, now)?;
             Some(Hit { entry, left, kind })
         })
+    }
+
+    /// Seconds that an entry has left, none of them if it is stale; none if it is of no use any more.
+    fn usable(&self, entry: &Entry, now: Instant) -> Option<Option<u32>> {
+        let stale_max = self.config.stale.map_or(0, |stale| stale.seconds_max);
+        match entry.left(now) {
+            Ok(left) => Some(Some(left)),
+            // A failure is no data, so there is nothing to hold on to.
+            Err(past) if past < u64::from(stale_max) && says_something(entry.rcode()) => Some(None),
+            Err(_) => None,
+        }
     }
 
     /// None if there is nothing to look at: no reply, or one that only says that something went wrong here.
     fn survey_reply(&self, exchange: &Exchange<'_>) -> Option<Survey> {
         let state = &exchange.state;
-        if state.dropped || state.error.is_some() {
+        if state.dropped || (state.error.is_some() && !is_unreachable(state)) {
             return None;
         }
         Some(survey(view(exchange), asked(exchange.query), unix_time))
@@ -255,11 +269,7 @@ impl Shelf {
     /// place of a denial, and the other way round.
     fn put(&self, key: &Key, kind: Kind, entry: &Arc<Entry>, now: Instant) -> bool {
         let (success, denial) = (&self.entries.success, &self.entries.denial);
-        let stale_max = self.config.stale.map_or(0, |stale| stale.seconds_max);
-        let is_usable = |known: &Arc<Entry>| match known.left(now) {
-            Ok(_) => true,
-            Err(past) => past < u64::from(stale_max),
-        };
+        let is_usable = |known: &Arc<Entry>| self.usable(known, now).is_some();
         let holds_answer = || {
             let known = success.find(key).filter(is_usable);
             self.config.prefer_positive && known.is_some_and(|known| known.answers)
@@ -268,7 +278,7 @@ impl Shelf {
             Kind::Failure => {
                 // A failure says nothing about the name: whatever is known stays.
                 let known = denial.find(key).filter(is_usable);
-                if known.is_some_and(|known| is_denial(known.rcode())) {
+                if known.is_some_and(|known| says_something(known.rcode())) {
                     return false;
                 }
                 denial.put(key, Arc::clone(entry));
@@ -289,6 +299,13 @@ impl Shelf {
             }
         }
         true
+    }
+
+    /// Forgets what is expired and of no use any more.
+    fn sweep(&self, now: Instant) {
+        for partition in [&self.entries.success, &self.entries.denial] {
+            partition.forget(|entry| self.usable(entry, now).is_none());
+        }
     }
 
     fn count_entries(&self, counters: &Counters) {
@@ -340,8 +357,22 @@ fn is_within(qname: NameRef<'_>, zones: &[Name]) -> bool {
     zones.iter().any(|zone| qname.is_at_or_below(zone.as_ref()))
 }
 
-fn is_denial(rcode: Rcode) -> bool {
+/// Whether a reply says something about the name.
+fn says_something(rcode: Rcode) -> bool {
     rcode == Rcode::NOERROR || rcode == Rcode::NXDOMAIN
+}
+
+/// Seconds for which it is remembered that no upstream could be reached for a name. That long at least
+/// (RFC 9520, section 3.2), and no longer: the next attempt may well succeed.
+const UNREACHABLE_TTL: u32 = 1;
+
+/// Whether it went wrong because no upstream could be reached. Other failures without a reply are those of this moment:
+/// no room, no time, not synced yet.
+fn is_unreachable(state: &State) -> bool {
+    state.extended_error.as_ref().is_some_and(|error| {
+        error.code == ExtendedError::NO_REACHABLE_AUTHORITY
+            || error.code == ExtendedError::NETWORK_ERROR
+    })
 }
 
 /// Whether the reply to this query may be given to others. Without RD an upstream tells what it happens to know, mostly

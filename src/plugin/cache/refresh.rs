@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -13,7 +13,7 @@ use crate::chain::exchange::{Below, Exchange};
 use crate::chain::plugin::{Answer, Step, Verdict};
 use crate::plugin::cache::config::StaleMode;
 use crate::plugin::cache::metrics::Counters;
-use crate::plugin::cache::store::{Entry, Key, RefreshPermit};
+use crate::plugin::cache::store::{Entry, Flight, Key, RefreshPermit};
 use crate::plugin::cache::survey::{Kind, Survey, View, survey};
 use crate::plugin::cache::{Cache, SPEC, Shelf, asked, give, is_for_everyone, unix_time};
 use crate::server::assembly::Assembly;
@@ -22,9 +22,8 @@ use crate::wire::edns::ExtendedError;
 use crate::wire::query::{Query, flag};
 use crate::wire::writer::ReplyWriter;
 
-/// The least pause after a refresh that failed: an upstream in trouble is not asked at every hit
-/// (RFC 9520, section 3.2).
-const PAUSE_MIN: Duration = Duration::from_secs(1);
+/// How often expired entries are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Runs refreshes as tasks of the generation, so that a stop waits for none of them.
 pub(in crate::plugin::cache) struct Tasks {
@@ -41,6 +40,18 @@ impl Tasks {
             tracker: assembly.generation.tasks.clone(),
             stop: assembly.generation.stop.clone(),
         }
+    }
+
+    /// Forgets what is over from time to time, so that a name asked for once does not take memory for ever.
+    pub(in crate::plugin::cache) fn sweep(&self, shelf: &Arc<Shelf>, server: &Arc<str>) {
+        let (shelf, server) = (Arc::clone(shelf), Arc::clone(server));
+        self.spawn(async move {
+            loop {
+                tokio::time::sleep(SWEEP_INTERVAL).await;
+                shelf.sweep(Instant::now());
+                shelf.count_entries(&shelf.counters.of(&server));
+            }
+        });
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
@@ -83,16 +94,11 @@ impl Refresh {
         match &fresh {
             Some(fresh) => {
                 fresh.inherit_hits(&self.entry);
-                self.entry.end_refresh(now, Duration::ZERO);
+                self.entry.end_refresh();
             }
-            None => {
-                let recheck = self
-                    .shelf
-                    .config
-                    .stale
-                    .map_or(Duration::ZERO, |s| s.recheck);
-                self.entry.end_refresh(now, recheck.max(PAUSE_MIN));
-            }
+            None => self
+                .entry
+                .refresh_failed(self.asked_at, now, self.shelf.recheck()),
         }
         fresh
     }
@@ -119,10 +125,7 @@ impl Cache {
             && entry.begin_refresh(now)
             && let Some(refresh) = self.refresh(exchange, entry, key, counters)
         {
-            counters.prefetch.inc();
-            self.tasks.spawn(async {
-                refresh.run().await;
-            });
+            self.spawn(refresh, Duration::ZERO);
         }
     }
 
@@ -138,66 +141,56 @@ impl Cache {
             return Step::Next;
         };
         let now = exchange.arrival().received;
-        if let StaleMode::Verify(None) = stale.mode
-            && (stale.recheck.is_zero() || entry.begin_refresh(now))
-        {
-            // The reply to this query is the refresh; `fall_back` sees whether it is any good.
-            return Step::Next;
-        }
-        let refresh = match stale.mode {
-            StaleMode::Verify(None) => None,
-            _ if entry.begin_refresh(now) => self.refresh(exchange, entry, key, counters),
-            _ => None,
+        // Once a refresh has failed, others run behind the clients' backs until one succeeds: a name whose upstream is
+        // down costs a wait once, not every time (RFC 8767, section 5).
+        let patience = match stale.mode {
+            StaleMode::Immediate => Some(Duration::ZERO),
+            StaleMode::Verify(_) if entry.has_failed() => Some(Duration::ZERO),
+            StaleMode::Verify(patience) => patience,
         };
-        match (refresh, stale.mode) {
-            (Some(refresh), StaleMode::Verify(Some(timeout))) => {
-                self.verify(exchange, refresh, timeout, stale.ttl)
+        let Some(patience) = patience else {
+            if stale.recheck.is_zero() || entry.begin_refresh(now) {
+                // The reply to this query is the refresh; `fall_back` sees whether it is any good.
+                return Step::Next;
             }
-            (refresh, _) => {
-                if let Some(refresh) = refresh {
-                    counters.prefetch.inc();
-                    self.tasks.spawn(async {
-                        refresh.run().await;
-                    });
-                }
-                counters.served_stale.inc();
-                exchange.state.extended_error = Some(stale_answer());
-                give(exchange, entry, stale.ttl)
+            return give_stale(exchange, entry, stale.ttl, counters);
+        };
+        let mut flight = None;
+        if entry.begin_refresh(now) {
+            if let Some(refresh) = self.refresh(exchange, entry, key, counters) {
+                flight = self.spawn(refresh, patience);
             }
+        } else if !patience.is_zero() {
+            flight = entry.flight_to_join(now);
+        }
+        match flight {
+            Some(flight) => wait(exchange, entry, flight, stale.ttl, counters),
+            None => give_stale(exchange, entry, stale.ttl, counters),
         }
     }
 
-    /// Waits a while for something fresh; the refresh goes on even if that was too long.
-    fn verify(
-        &self,
-        exchange: &Exchange<'_>,
-        refresh: Refresh,
-        timeout: Duration,
-        stale_ttl: u32,
-    ) -> Step {
-        let (done, result) = oneshot::channel();
+    /// Runs a refresh in the background. Queries may wait for it, if there is any patience.
+    fn spawn(&self, refresh: Refresh, patience: Duration) -> Option<Flight> {
+        if patience.is_zero() {
+            refresh.counters.prefetch.inc();
+            self.tasks.spawn(async {
+                refresh.run().await;
+            });
+            return None;
+        }
+        let (done, outcome) = watch::channel(None);
         let entry = Arc::clone(&refresh.entry);
-        let counters = Arc::clone(&refresh.counters);
-        let wants_ad = exchange.query.dnssec_ok() || exchange.query.authentic_data();
-        self.tasks.spawn(async {
+        let flight = Flight {
+            outcome,
+            patience_ends: refresh.asked_at + patience,
+        };
+        entry.set_flight(Some(flight.clone()));
+        self.tasks.spawn(async move {
             // Nobody may be waiting any longer.
             let _ = done.send(refresh.run().await);
+            entry.set_flight(None);
         });
-        Step::Defer(Box::pin(async move {
-            let fresh = tokio::time::timeout(timeout, result).await;
-            if let Ok(Ok(Some(fresh))) = fresh {
-                return Verdict::Reply(Answer {
-                    message: fresh.to_message(fresh.ttl_stored(), wants_ad),
-                    ..Answer::default()
-                });
-            }
-            counters.served_stale.inc();
-            Verdict::Reply(Answer {
-                message: entry.to_message(stale_ttl, wants_ad),
-                extended_error: Some(stale_answer()),
-                ..Answer::default()
-            })
-        }))
+        Some(flight)
     }
 
     fn refresh(
@@ -209,7 +202,7 @@ impl Cache {
     ) -> Option<Refresh> {
         let Some(permit) = self.shelf.budget.begin_refresh() else {
             counters.refused_refreshes.inc();
-            entry.end_refresh(exchange.arrival().received, PAUSE_MIN);
+            entry.put_refresh_off(exchange.arrival().received);
             return None;
         };
         Some(Refresh {
@@ -239,28 +232,26 @@ impl Cache {
             return;
         };
         if refreshed {
-            hit.entry.end_refresh(now, Duration::ZERO);
+            hit.entry.end_refresh();
             return;
         }
-        if !stale.recheck.is_zero() {
-            hit.entry.end_refresh(now, stale.recheck);
-        }
-        self.shelf
-            .counters
-            .of(&exchange.block().server)
-            .served_stale
-            .inc();
+        let began = exchange.arrival().received;
+        hit.entry.refresh_failed(began, now, stale.recheck);
         let state = &mut exchange.state;
         state.dropped = false;
         state.error = None;
         state.upstream = None;
         state.answered_by = Some(SPEC.name);
-        state.extended_error = Some(stale_answer());
-        give(exchange, &hit.entry, stale.ttl);
+        let counters = self.shelf.counters.of(&exchange.block().server);
+        give_stale(exchange, &hit.entry, stale.ttl, &counters);
     }
 }
 
 impl Shelf {
+    fn recheck(&self) -> Duration {
+        self.config.stale.map_or(Duration::ZERO, |s| s.recheck)
+    }
+
     /// Whether a reply may take a stale entry's place: whole, about the name, and an answer if answers are preferred.
     pub(in crate::plugin::cache) fn is_refreshed(
         &self,
@@ -320,6 +311,60 @@ pub(in crate::plugin::cache) fn kept_flags(reply: &ReplyWriter<'_>) -> [u8; 2] {
     ]
 }
 
-fn stale_answer() -> ExtendedError {
-    ExtendedError::new(ExtendedError::STALE_ANSWER, "")
+/// Answers from an expired entry at once.
+fn give_stale(exchange: &mut Exchange<'_>, entry: &Entry, ttl: u32, counters: &Counters) -> Step {
+    counters.served_stale.inc();
+    exchange.state.extended_error = Some(stale_answer(entry));
+    give(exchange, entry, ttl)
+}
+
+/// Waits a while for something fresh; the refresh goes on even if that was too long.
+fn wait(
+    exchange: &Exchange<'_>,
+    entry: &Arc<Entry>,
+    mut flight: Flight,
+    stale_ttl: u32,
+    counters: &Arc<Counters>,
+) -> Step {
+    let (entry, counters) = (Arc::clone(entry), Arc::clone(counters));
+    let wants_ad = exchange.query.dnssec_ok() || exchange.query.authentic_data();
+    let now = exchange.arrival().received;
+    let mut patience = flight.patience_ends.saturating_duration_since(now);
+    if let Some(deadline) = exchange.state.deadline {
+        // A stale answer in time is worth more than a failure.
+        let left = deadline.saturating_duration_since(now);
+        patience = patience.min(left.saturating_sub(SPARE));
+    }
+    Step::Defer(Box::pin(async move {
+        let outcome = flight.outcome.wait_for(Option::is_some);
+        let outcome = tokio::time::timeout(patience, outcome).await;
+        let answer = match outcome.ok().and_then(Result::ok).as_deref() {
+            Some(Some(fresh)) => Answer {
+                message: fresh.to_message(fresh.ttl_stored(), wants_ad),
+                ..Answer::default()
+            },
+            _ => {
+                counters.served_stale.inc();
+                Answer {
+                    message: entry.to_message(stale_ttl, wants_ad),
+                    extended_error: Some(stale_answer(&entry)),
+                    ..Answer::default()
+                }
+            }
+        };
+        Verdict::Reply(answer)
+    }))
+}
+
+/// What a query needs at the end of its time to be answered at all.
+const SPARE: Duration = Duration::from_millis(2);
+
+/// RFC 8914, sections 4.4 and 4.20.
+fn stale_answer(entry: &Entry) -> ExtendedError {
+    let code = if entry.rcode() == Rcode::NXDOMAIN {
+        ExtendedError::STALE_NXDOMAIN_ANSWER
+    } else {
+        ExtendedError::STALE_ANSWER
+    };
+    ExtendedError::new(code, "")
 }

@@ -13,12 +13,13 @@
 //! never asked for again goes before one that was.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use prometheus::IntCounter;
 use quick_cache::sync::Cache;
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
+use tokio::sync::watch;
 
 use crate::plugin::cache::survey::View;
 use crate::wire::code::Rcode;
@@ -80,7 +81,29 @@ pub(in crate::plugin::cache) struct Entry {
     last_hit: AtomicU64,
     /// Until when nobody need refresh it, in milliseconds after `stored`.
     refresh_after: AtomicU64,
+    /// Refreshes in a row that failed.
+    failures: AtomicU32,
+    /// When the last of them failed, in milliseconds after `stored`.
+    failed_at: AtomicU64,
+    /// The refresh that queries wait for. Touched only once it is expired.
+    flight: Mutex<Option<Flight>>,
 }
+
+/// A refresh under way that queries wait for.
+#[derive(Clone)]
+pub(in crate::plugin::cache) struct Flight {
+    /// The new entry, if there was one, as soon as it is over.
+    pub(in crate::plugin::cache) outcome: watch::Receiver<Option<Arc<Entry>>>,
+    /// When nobody waits for it any longer.
+    pub(in crate::plugin::cache) patience_ends: Instant,
+}
+
+/// The least pause after a refresh that failed: an upstream in trouble is not asked at every hit
+/// (RFC 9520, section 3.2).
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+
+/// The longest pause unless `serve_stale` says otherwise (the failure recheck timer of RFC 8767, section 5).
+const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Milliseconds after which a refresh counts as lost: whoever refreshes may be given up and never come back.
 const REFRESH_TIME_MAX: u64 = 10_000;
@@ -125,6 +148,9 @@ impl Entry {
             hits: AtomicU32::new(0),
             last_hit: AtomicU64::new(0),
             refresh_after: AtomicU64::new(0),
+            failures: AtomicU32::new(0),
+            failed_at: AtomicU64::new(0),
+            flight: Mutex::new(None),
         })
     }
 
@@ -214,11 +240,67 @@ impl Entry {
                 .is_ok()
     }
 
-    /// The refresh is over without a newer entry. The next one waits for `pause`.
-    pub(in crate::plugin::cache) fn end_refresh(&self, now: Instant, pause: Duration) {
+    /// The refresh is over, and this entry is too.
+    pub(in crate::plugin::cache) fn end_refresh(&self) {
+        self.refresh_after.store(0, Ordering::Release);
+    }
+
+    /// There was no room for the refresh.
+    pub(in crate::plugin::cache) fn put_refresh_off(&self, now: Instant) {
+        self.pause(self.since_stored(now), PAUSE_MIN);
+    }
+
+    /// A refresh that began at `began` failed. The next one waits for `recheck`; if that is zero, for twice as long as
+    /// after the failure before.
+    pub(in crate::plugin::cache) fn refresh_failed(
+        &self,
+        began: Instant,
+        now: Instant,
+        recheck: Duration,
+    ) {
+        let (began, now) = (self.since_stored(began), self.since_stored(now));
+        let failures = self.failures.load(Ordering::Relaxed);
+        // Those that began before the last one failed say nothing new.
+        if failures != 0 && began < self.failed_at.load(Ordering::Relaxed) {
+            return;
+        }
+        self.failed_at.store(now, Ordering::Relaxed);
+        self.failures
+            .store(failures.saturating_add(1), Ordering::Relaxed);
+        let pause = if recheck.is_zero() {
+            PAUSE_MIN
+                .saturating_mul(1 << failures.min(16))
+                .min(PAUSE_MAX)
+        } else {
+            recheck.max(PAUSE_MIN)
+        };
+        self.pause(now, pause);
+    }
+
+    fn pause(&self, now: u64, pause: Duration) {
         let pause = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-        let after = self.since_stored(now).saturating_add(pause);
-        self.refresh_after.store(after, Ordering::Release);
+        self.refresh_after
+            .store(now.saturating_add(pause), Ordering::Release);
+    }
+
+    /// Whether the last refresh failed, so that no query waits for the next one.
+    pub(in crate::plugin::cache) fn has_failed(&self) -> bool {
+        self.failures.load(Ordering::Relaxed) != 0
+    }
+
+    /// Lets other queries wait for the refresh under way, or no longer.
+    pub(in crate::plugin::cache) fn set_flight(&self, flight: Option<Flight>) {
+        *self.flight() = flight;
+    }
+
+    /// The refresh under way that a query may still wait for.
+    pub(in crate::plugin::cache) fn flight_to_join(&self, now: Instant) -> Option<Flight> {
+        let flight = self.flight().clone();
+        flight.filter(|flight| flight.patience_ends > now)
+    }
+
+    fn flight(&self) -> MutexGuard<'_, Option<Flight>> {
+        self.flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -283,6 +365,20 @@ impl Partition {
     /// Forgets the entry for this key.
     pub(in crate::plugin::cache) fn remove(&self, key: &Key) {
         self.table.remove(key.as_octets());
+    }
+
+    /// Forgets every entry that is `over`. Readers are held up for one removal at most, not for the whole walk.
+    pub(in crate::plugin::cache) fn forget(&self, over: impl Fn(&Entry) -> bool) {
+        let keys: Vec<Box<[u8]>> = self
+            .table
+            .iter()
+            .filter(|(_, entry)| over(entry))
+            .map(|(key, _)| key)
+            .collect();
+        for key in keys {
+            // A newer one may be there by now.
+            self.table.remove_if(&*key, |entry| over(entry));
+        }
     }
 
     /// Entries in it, expired ones too.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::wire::code::Class;
+use crate::wire::edns::ExtendedError;
 
 /// Asks twice, then says how many of the two reached the upstream, and the TTL of the first record, if there is one.
 fn kept(script: impl Fn(&mut Exchange<'_>, usize) + Send + Sync + 'static) -> (bool, Option<u32>) {
@@ -278,4 +279,41 @@ fn the_newest_word_on_a_name_stands_alone() {
     wait_until(|| bench.send(&ask_at(start, 1)).records()[0].starts_with("authority"));
     let later = bench.send(&ask_at(start, 520)).records();
     assert_eq!(later, ["answer web.example.org. 1000 IN A 192.0.2.2"]);
+}
+
+#[test]
+fn that_no_upstream_could_be_reached_is_remembered_for_a_second_and_other_troubles_are_not() {
+    for (code, asked) in [
+        (Some(ExtendedError::NO_REACHABLE_AUTHORITY), 1),
+        (Some(ExtendedError::NETWORK_ERROR), 1),
+        (Some(ExtendedError::OTHER), 2),
+        (None, 2),
+    ] {
+        let upstream = Upstream::answering(move |exchange, _| {
+            exchange.fail(Rcode::SERVFAIL, "upstream timed out");
+            exchange.state.extended_error = code.map(|code| ExtendedError::new(code, ""));
+        });
+        let bench = bench("cache", &upstream);
+        let start = start();
+        bench.send(&ask_at(start, 0));
+        let mut ask = ask_at(start, 0);
+        ask.edns = Some((1232, false));
+        let again = bench.send(&ask);
+        assert_eq!((again.rcode(), upstream.asked()), (Rcode::SERVFAIL, asked));
+        if asked == 1 {
+            // RFC 8914, section 4.14: Cached Error.
+            assert!(again.octets.ends_with(&[0, 15, 0, 2, 0, 13]));
+            bench.send(&ask_at(start, 1));
+            assert_eq!(upstream.asked(), 2);
+        }
+    }
+    let upstream = Upstream::answering(|exchange, _| {
+        exchange.fail(Rcode::SERVFAIL, "upstream timed out");
+        let error = ExtendedError::new(ExtendedError::NETWORK_ERROR, "");
+        exchange.state.extended_error = Some(error);
+    });
+    let bench = bench("cache {\n servfail 0\n}", &upstream);
+    bench.send(&ask_at(start(), 0));
+    bench.send(&ask_at(start(), 0));
+    assert_eq!(upstream.asked(), 2);
 }

@@ -1,6 +1,13 @@
 //! `serve_stale`: expired entries while nothing newer can be had.
 
+use std::sync::atomic::AtomicBool;
+
 use super::*;
+use crate::chain::deferred::Outcome;
+use crate::chain::plugin::{Failure, Verdict};
+use crate::plugin::cache::store::Entry;
+use crate::plugin::cache::survey::View;
+use crate::plugin::testing::bench::runtime;
 
 const STALE: [&str; 1] = ["answer web.example.org. 0 IN A 192.0.2.0"];
 
@@ -166,6 +173,83 @@ fn verify_with_a_limit_takes_what_comes_in_time() {
     assert_eq!(upstream.asked(), 2);
 }
 
+/// What the cache does without waiting; none if it would have to wait.
+fn at_once(bench: &Bench, ask: &Ask) -> Option<Reply> {
+    let mut octets = Vec::new();
+    match bench.zones.answer(&ask.octets(), ask.arrival, &mut octets) {
+        Outcome::Reply => Some(Reply { octets }),
+        _ => None,
+    }
+}
+
+/// Fails from the second query on until it is told to heal.
+fn failing_until(healed: &Arc<AtomicBool>) -> Arc<Upstream> {
+    let healed = Arc::clone(healed);
+    upstream(move |exchange| {
+        if healed.load(Ordering::SeqCst) {
+            address(exchange, 10, 7);
+            return Step::Answered;
+        }
+        Step::Defer(Box::pin(async {
+            Verdict::Fail(Failure {
+                rcode: Rcode::SERVFAIL,
+                error: "upstream timed out".into(),
+                extended_error: None,
+            })
+        }))
+    })
+}
+
+#[test]
+fn only_the_first_query_waits_for_an_upstream_that_is_down() {
+    for text in [
+        "cache {\n serve_stale 24h verify 300ms\n}",
+        "cache {\n serve_stale 24h verify\n}",
+    ] {
+        let healed = Arc::default();
+        let upstream = failing_until(&healed);
+        let bench = bench(text, &upstream);
+        let start = start();
+        bench.send(&ask_at(start, 0));
+        assert!(
+            at_once(&bench, &ask_at(start, 20)).is_none(),
+            "the first waits"
+        );
+        assert_eq!(bench.send(&ask_at(start, 31)).records(), STALE);
+        wait_until(|| at_once(&bench, &ask_at(start, 31)).is_some());
+        // The upstream is asked again, but nobody waits for that any more.
+        for seconds in 32..200 {
+            let reply = at_once(&bench, &ask_at(start, seconds)).expect("nobody waits");
+            assert_eq!(reply.records(), STALE);
+        }
+        healed.store(true, Ordering::SeqCst);
+        wait_until(|| {
+            let reply = bench.send(&ask_at(start, 300)).records();
+            reply == ["answer web.example.org. 10 IN A 192.0.2.7"]
+        });
+    }
+}
+
+#[test]
+fn an_upstream_that_stays_down_is_asked_less_and_less_often() {
+    let upstream = healthy();
+    let reply = bench("cache", &upstream).send(&ask_at(start(), 0)).octets;
+    let question = &reply[12..12 + 21];
+    let view = View::of_message(&reply, question).expect("a reply to it");
+    let start = start();
+    let entry = Entry::new(view, [0, 0], 10, true, start).expect("it is whole");
+    let mut asked_at = Vec::new();
+    for seconds in 20..140 {
+        let now = start + Duration::from_secs(seconds);
+        if entry.begin_refresh(now) {
+            assert!(!entry.begin_refresh(now), "one at a time");
+            asked_at.push(seconds);
+            entry.refresh_failed(now, now, Duration::ZERO);
+        }
+    }
+    assert_eq!(asked_at, [20, 21, 23, 27, 35, 51, 81, 111]);
+}
+
 #[test]
 fn recheck_pauses_after_a_failed_verification() {
     let upstream = failing();
@@ -175,7 +259,72 @@ fn recheck_pauses_after_a_failed_verification() {
     assert_eq!(bench.send(&ask_at(start, 21)).records(), STALE);
     assert_eq!(upstream.asked(), 2);
     bench.send(&ask_at(start, 90));
-    assert_eq!(upstream.asked(), 3);
+    wait_until(|| upstream.asked() == 3);
+}
+
+#[test]
+fn whoever_asks_while_an_entry_is_verified_waits_for_the_same_reply() {
+    let (open, gate) = tokio::sync::watch::channel(false);
+    let upstream = upstream(move |_| {
+        let mut gate = gate.clone();
+        Step::Defer(Box::pin(async move {
+            gate.wait_for(|open| *open).await.expect("it is opened");
+            Verdict::Next
+        }))
+    });
+    let above = Link::Corefile(&SPEC, "cache {\n serve_stale 1h verify 10s\n}");
+    let last = Upstream::answering(|exchange, _| address(exchange, 10, 7));
+    let gated = Link::Made(Arc::<Upstream>::clone(&upstream));
+    let bench = Bench::new(vec![above, gated, Link::Made(last)]);
+    let start = start();
+    bench.send(&ask_at(start, 0));
+    let waiting: Vec<_> = (0..3)
+        .map(|_| {
+            let ask = ask_at(start, 20);
+            let mut octets = Vec::new();
+            match bench.zones.answer(&ask.octets(), ask.arrival, &mut octets) {
+                Outcome::Deferred(deferred) => deferred,
+                _ => panic!("it waits"),
+            }
+        })
+        .collect();
+    open.send_replace(true);
+    for deferred in waiting {
+        let octets = runtime().block_on(deferred.finish()).expect("a reply");
+        let fresh = ["answer web.example.org. 10 IN A 192.0.2.7"];
+        assert_eq!(Reply { octets }.records(), fresh);
+    }
+    assert_eq!(upstream.asked(), 2);
+}
+
+#[test]
+fn a_stale_failure_is_no_answer() {
+    let upstream = Upstream::answering(|exchange, before| match before {
+        0 => exchange.reply.rcode = Rcode::SERVFAIL,
+        _ => address(exchange, 10, 7),
+    });
+    let bench = bench("cache {\n serve_stale\n}", &upstream);
+    let fresh = ["answer web.example.org. 10 IN A 192.0.2.7"];
+    assert_eq!(ask_stale(&bench, start()).records(), fresh);
+}
+
+#[test]
+fn a_stale_name_error_says_so() {
+    let upstream = Upstream::new(|exchange, before| {
+        if before > 0 {
+            return Step::Drop;
+        }
+        exchange.reply.rcode = Rcode::NXDOMAIN;
+        soa(exchange, 10, 10);
+        Step::Answered
+    });
+    let bench = bench("cache {\n serve_stale\n}", &upstream);
+    let start = start();
+    bench.send(&ask_at(start, 0));
+    let mut ask = ask_at(start, 20);
+    ask.edns = Some((1232, false));
+    // Code 19 (RFC 8914, section 4.20).
+    assert!(bench.send(&ask).octets.ends_with(&[0, 15, 0, 2, 0, 19]));
 }
 
 #[test]

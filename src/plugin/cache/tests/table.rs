@@ -3,9 +3,11 @@
 use std::sync::atomic::AtomicBool;
 
 use super::*;
-use crate::plugin::cache::store::{BUDGET, Budget, Entries};
+use crate::plugin::cache::store::{BUDGET, Budget, Entries, Entry, Key};
+use crate::plugin::cache::survey::View;
 use crate::plugin::testing::bench::runtime;
 use crate::server::process::Process;
+use crate::wire::query::Query;
 
 /// A table: owns `web.example.org` while it is there, else lets the query fall through.
 #[derive(Default)]
@@ -175,4 +177,24 @@ fn capacity_bounds_the_entries_and_a_scan_does_not_drive_out_what_is_used() {
     };
     assert!(sample("coredns_cache_entries{") <= 1024 + 64);
     assert!(sample("coredns_cache_evictions_total{") >= 3900);
+}
+
+#[test]
+fn what_is_over_is_forgotten_and_the_rest_is_not() {
+    let counter = || prometheus::IntCounter::new("a", "b").unwrap();
+    let entries = Entries::new(&Arc::default(), [1024; 2], [counter(), counter()]);
+    let start = start();
+    let put = |qname: &str, ttl| {
+        let ask = Ask::new(qname, RecordType::A).octets();
+        let query = Query::parse(&ask).expect("a query");
+        let view = View::of_message(&ask, query.question_octets()).expect("its question");
+        let entry = Entry::new(view, [0, 0], ttl, true, start).expect("it has no records");
+        let key = Key::of(&query);
+        entries.success.put(&key, Arc::new(entry));
+        key
+    };
+    let (short, long) = (put("short.example.org", 10), put("long.example.org", 100));
+    let now = start + Duration::from_secs(10);
+    entries.success.forget(|entry| entry.left(now).is_err());
+    assert!(entries.success.find(&short).is_none() && entries.success.find(&long).is_some());
 }
