@@ -66,8 +66,12 @@ impl Seen {
 
 enum Act {
     Send(Vec<u8>),
+    /// Octets on a stream, without a length before them.
+    Raw(Vec<u8>),
     Pause,
     Wait,
+    /// Closes a stream, with RST.
+    Reset,
 }
 
 impl Upstream {
@@ -152,6 +156,7 @@ async fn serve_udp(socket: Arc<UdpSocket>, shared: Arc<Shared>) {
                     Act::Send(reply) => drop(socket.send_to(&reply, from).await),
                     Act::Pause => tokio::time::sleep(PAUSE).await,
                     Act::Wait => shared.gate.acquire().await.unwrap().forget(),
+                    Act::Raw(_) | Act::Reset => unreachable!("it is for streams"),
                 }
             }
         });
@@ -184,8 +189,10 @@ async fn serve_stream(
                     stream.write_all(&length.to_be_bytes()).await?;
                     stream.write_all(&reply).await?;
                 }
+                Act::Raw(octets) => stream.write_all(&octets).await?,
                 Act::Pause => tokio::time::sleep(PAUSE).await,
                 Act::Wait => shared.gate.acquire().await.unwrap().forget(),
+                Act::Reset => return stream.set_zero_linger(),
             }
         }
         if name_of(&message).starts_with("once") {
@@ -229,6 +236,9 @@ fn script(word: &str, message: &[u8], over_tcp: bool, good: Vec<u8>, forged: Vec
         Some(word) => (word, true),
         None => (word, false),
     };
+    if over_tcp && let Some(acts) = stream_script(word, &good) {
+        return acts;
+    }
     let mut acts = match word {
         "timeout" => vec![],
         "wrongid" => vec![Send(changed(&forged, 0, 0x55))],
@@ -266,6 +276,28 @@ fn script(word: &str, message: &[u8], over_tcp: bool, good: Vec<u8>, forged: Vec
             }
             vec![Send(flipped)]
         }
+        "poisonans" => {
+            let records = [a(Ipv4Addr::new(192, 0, 2, 1), 30), victim()].concat();
+            vec![Send(reply(message, 0x8180, &records, 2))]
+        }
+        "poisonmid" => {
+            let records = [victim(), a(Ipv4Addr::new(192, 0, 2, 1), 30)].concat();
+            vec![Send(reply(message, 0x8180, &records, 2))]
+        }
+        "poisonauth" => {
+            let mut poisoned = good;
+            (poisoned[9], poisoned[11]) = (1, 1);
+            poisoned.extend_from_slice(
+                b"\x04test\0\0\x02\0\x01\0\0\x0e\x10\0\x0e\x02ns\x04evil\x04test\0",
+            );
+            poisoned.extend_from_slice(b"\x02ns\x04evil\x04test\0\0\x01\0\x01\0\0\x0e\x10\0\x04");
+            poisoned.extend_from_slice(&FORGED.octets());
+            vec![Send(poisoned)]
+        }
+        "cnameloop" => {
+            let record = b"\xc0\x0c\0\x05\0\x01\0\0\0\x1e\0\x02\xc0\x0c";
+            vec![Send(reply(message, 0x8180, record, 1))]
+        }
         "wild" => vec![Send(reply(message, 0x8180, &a(FORGED, u32::MAX), 1))],
         "big" => {
             let records: Vec<u8> = (0..200)
@@ -291,6 +323,31 @@ fn script(word: &str, message: &[u8], over_tcp: bool, good: Vec<u8>, forged: Vec
         ]);
     }
     acts
+}
+
+/// What follows only over TCP.
+fn stream_script(word: &str, good: &[u8]) -> Option<Vec<Act>> {
+    use Act::{Pause, Raw, Reset};
+    let length = u16::try_from(good.len()).unwrap().to_be_bytes();
+    let framed = [&length[..], good].concat();
+    Some(match word {
+        "rst" => vec![Reset],
+        "midrst" => vec![Raw(framed[..framed.len() / 2].to_vec()), Pause, Reset],
+        "drip" => framed
+            .chunks(1)
+            .flat_map(|octet| [Raw(octet.to_vec()), Pause])
+            .collect(),
+        "glued" => vec![Raw([&framed[..], &framed].concat())],
+        "longlength" => vec![Raw([&[0xff; 2], &good[..10]].concat())],
+        _ => return None,
+    })
+}
+
+/// An address of a name that nobody asked for.
+fn victim() -> Vec<u8> {
+    let mut record = b"\x06victim\x05fault\x04test\0\0\x01\0\x01\0\0\x0e\x10\0\x04".to_vec();
+    record.extend_from_slice(&FORGED.octets());
+    record
 }
 
 fn changed(message: &[u8], place: usize, by: u8) -> Vec<u8> {

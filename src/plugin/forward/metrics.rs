@@ -19,6 +19,7 @@ pub(super) struct ForwardMetrics {
     hits: IntCounterVec,
     misses: IntCounterVec,
     ignored: IntCounterVec,
+    stripped: IntCounterVec,
     /// All upstreams of a directive were down.
     pub(super) broken: IntCounter,
     /// Queries past `max_concurrent`.
@@ -70,6 +71,11 @@ impl Families for ForwardMetrics {
                 "messages from an upstream that answered nothing that was asked",
                 &["to", "proto"],
             )?,
+            stripped: vec(
+                "fingerpost_forward_stripped_replies_total",
+                "replies that held records of names that were not asked, or aliases in a circle",
+                &["to"],
+            )?,
             broken: counter(
                 "coredns_forward_healthcheck_broken_total",
                 "queries that found all upstreams down",
@@ -99,6 +105,7 @@ pub(super) struct UpstreamMetrics {
     hits: [OnceLock<IntCounter>; 2],
     misses: [OnceLock<IntCounter>; 2],
     ignored: [OnceLock<IntCounter>; 2],
+    stripped: OnceLock<IntCounter>,
 }
 
 /// The transport of a socket, as it stands in labels and errors.
@@ -129,6 +136,7 @@ impl UpstreamMetrics {
             hits: Default::default(),
             misses: Default::default(),
             ignored: Default::default(),
+            stripped: OnceLock::new(),
         }
     }
 
@@ -169,6 +177,12 @@ impl UpstreamMetrics {
         };
         counters[proto as usize]
             .get_or_init(|| family.with_label_values(&[NAME, &self.to, proto.as_str()]))
+            .inc();
+    }
+
+    pub(super) fn stripped(&self) {
+        self.stripped
+            .get_or_init(|| self.families.stripped.with_label_values(&[&self.to]))
             .inc();
     }
 

@@ -15,6 +15,7 @@
 //!
 //! Each directive of a block is one link of the chain, in the order they stand.
 
+mod bailiwick;
 mod config;
 mod flight;
 mod group;

@@ -2,14 +2,17 @@
 //!
 //! A reply that fails here is as if it had never come: the wait goes on, so whoever forges one gains nothing by being
 //! first (the TuDoor family of attacks). Records are walked, not decoded; a clean reply is copied once and stays as
-//! it is, only that its OPT, which was meant for us, is taken off.
+//! it is, only that its OPT, which was meant for us, is taken off. Records that do not belong to it go as well
+//! (`bailiwick.rs`).
 
+use crate::plugin::forward::bailiwick::{Bailiwick, Finding};
 use crate::plugin::forward::request::Asked;
 use crate::wire::code::{Opcode, Rcode, RecordType};
 use crate::wire::edns::{Edns, ExtendedError, option_code, options_are_whole};
-use crate::wire::query::flag;
+use crate::wire::query::{Query, flag};
 use crate::wire::record::{RecordRef, Records, Section};
-use crate::wire::{HEADER_LEN, u16_at};
+use crate::wire::writer::ReplyWriter;
+use crate::wire::{HEADER_LEN, MESSAGE_MAX, u16_at};
 
 /// A reply that was checked.
 #[derive(Clone, Debug)]
@@ -22,6 +25,8 @@ pub(super) struct Reply {
     pub(super) truncated: bool,
     /// What the upstream said about a failure.
     pub(super) extended_error: Option<ExtendedError>,
+    /// Records that did not belong to it were taken out, or all of them because they lead nowhere.
+    pub(super) stripped: bool,
 }
 
 /// Text of an extended error that is passed on, in octets.
@@ -47,8 +52,9 @@ impl Reply {
             rcode: Rcode(u16::from(message[3] & 0x0f)),
             truncated: message[2] & flag::TC != 0,
             extended_error: None,
+            stripped: false,
         };
-        if reply.copy_records(message, question_end).is_none() {
+        if reply.copy_records(message, asked).is_none() {
             // A truncated reply may end anywhere; that it is truncated is all it says.
             if !reply.truncated {
                 return None;
@@ -66,12 +72,12 @@ impl Reply {
     }
 
     /// Walks all records and copies the message; none if a record is broken.
-    fn copy_records(&mut self, message: &[u8], question_end: usize) -> Option<()> {
+    fn copy_records(&mut self, message: &[u8], asked: &Asked) -> Option<()> {
         let mut records = Records::of_message(message).ok()?;
-        let mut additional: u16 = 0;
-        // Where the OPT stands, and how many additional records stand before it.
-        let mut opt: Option<(usize, u16)> = None;
-        let mut wild_ttls = false;
+        let mut counts = [0; 3];
+        // Where the OPT stands, and how many records stand before it.
+        let mut opt: Option<(usize, [u16; 3])> = None;
+        let (mut wild_ttls, mut plain) = (false, true);
         for record in records.by_ref() {
             let (section, record) = record.ok()?;
             if record.record_type == RecordType::OPT {
@@ -79,21 +85,66 @@ impl Reply {
                     return None;
                 }
                 self.read_opt(message, &record)?;
-                opt = Some((record.start, additional));
+                opt = Some((record.start, counts));
                 continue;
             }
-            additional += u16::from(section == Section::Additional);
+            counts[section as usize] += 1;
             wild_ttls |= record.ttl >> 31 != 0;
+            plain &= section == Section::Answer && is_plain_answer(message, &record, asked);
         }
         // Records behind the OPT may point past it, so they go with it: a TSIG, which was for us too, or glue.
-        let (end, additional) = opt.unwrap_or((records.position(), additional));
-        debug_assert!(end >= question_end, "records stand behind the question");
-        self.message.extend_from_slice(&message[..end]);
-        self.message[10..HEADER_LEN].copy_from_slice(&additional.to_be_bytes());
+        let (end, counts) = opt.unwrap_or((records.position(), counts));
+        self.copy(&message[..end], counts);
+        if !plain {
+            self.strip(asked)?;
+        }
         if wild_ttls {
             self.clear_wild_ttls();
         }
         Some(())
+    }
+
+    fn copy(&mut self, message: &[u8], counts: [u16; 3]) {
+        self.message.extend_from_slice(message);
+        self.set_counts(counts);
+    }
+
+    fn set_counts(&mut self, counts: [u16; 3]) {
+        for (place, count) in self.message[6..HEADER_LEN].chunks_exact_mut(2).zip(counts) {
+            place.copy_from_slice(&count.to_be_bytes());
+        }
+    }
+
+    /// Takes out the records that do not belong to the reply; none if that cannot be done.
+    fn strip(&mut self, asked: &Asked) -> Option<()> {
+        let Ok(mut bailiwick) = Bailiwick::of(&self.message, asked, self.rcode) else {
+            self.stripped = true;
+            self.refuse(asked);
+            return Some(());
+        };
+        match bailiwick.find(&self.message) {
+            Finding::Clean => return Some(()),
+            Finding::Prefix { end, counts } => {
+                self.message.truncate(end);
+                self.set_counts(counts);
+            }
+            Finding::Mixed => {
+                bailiwick.start_again();
+                self.message = rewritten(&self.message, asked, &mut bailiwick)?;
+            }
+        }
+        self.stripped = true;
+        Some(())
+    }
+
+    /// Makes it a failure: whoever follows its aliases never arrives.
+    fn refuse(&mut self, asked: &Asked) {
+        self.message.truncate(HEADER_LEN + asked.question().len());
+        self.set_counts([0; 3]);
+        self.rcode = Rcode::SERVFAIL;
+        self.message[3] = self.message[3] & 0xf0 | 2;
+        let text = "the aliases of the upstream's reply lead nowhere";
+        self.extended_error = Some(ExtendedError::new(ExtendedError::OTHER, text));
     }
 
     fn read_opt(&mut self, message: &[u8], record: &RecordRef<'_>) -> Option<()> {
@@ -135,6 +186,52 @@ impl Reply {
             self.message[place..place + 4].fill(0);
         }
     }
+}
+
+/// Whether a record is what was asked of QNAME itself: most are, and then nothing else needs a look.
+fn is_plain_answer(message: &[u8], record: &RecordRef<'_>, asked: &Asked) -> bool {
+    /// A pointer to QNAME.
+    const QNAME: [u8; 2] = [0xc0, 0x0c];
+    let [type_high, type_low, class_high, class_low] = *asked.type_and_class();
+    message[record.start..].starts_with(&QNAME)
+        && record.record_type.0.to_be_bytes() == [type_high, type_low]
+        && record.class.0.to_be_bytes() == [class_high, class_low]
+}
+
+/// The message with only those records that belong to it; none if one of them is of a type that may hold compressed
+/// names and that the writer does not take apart (RFC 3597, section 4).
+fn rewritten(message: &[u8], asked: &Asked, bailiwick: &mut Bailiwick<'_>) -> Option<Vec<u8>> {
+    let mut query = message[..HEADER_LEN + asked.question().len()].to_vec();
+    query[2] &= !(flag::QR | flag::AA | flag::TC);
+    query[3] &= !(flag::RA | 0x0f);
+    query[6..HEADER_LEN].fill(0);
+    let query = Query::parse(&query).ok()?;
+    let mut octets = Vec::with_capacity(message.len());
+    let mut writer = ReplyWriter::new(&query, &mut octets);
+    writer.rcode = Rcode(u16::from(message[3] & 0x0f));
+    writer.authoritative = message[2] & flag::AA != 0;
+    writer.truncated = message[2] & flag::TC != 0;
+    writer.recursion_available = message[3] & flag::RA != 0;
+    writer.authentic_data = message[3] & flag::AD != 0;
+    for (section, record) in Records::of_message(message).ok()?.flatten() {
+        if !bailiwick.has(section, &record) {
+            continue;
+        }
+        writer.go_to(section);
+        if may_hold_pointers(record.record_type) || !writer.copy(&record) {
+            return None;
+        }
+    }
+    writer.finish(&query, MESSAGE_MAX, None);
+    Some(octets)
+}
+
+/// MD, MF, MB, MG, MR, MINFO, RP, AFSDB, RT, SIG, PX, NXT and NAPTR. Hardly anyone compresses them today.
+fn may_hold_pointers(record_type: RecordType) -> bool {
+    matches!(
+        record_type.0,
+        3 | 4 | 7..=9 | 14 | 17 | 18 | 21 | 24 | 26 | 30 | 35
+    )
 }
 
 #[cfg(test)]
@@ -181,11 +278,11 @@ mod tests {
 
     #[test]
     fn records_behind_the_opt_go_with_it() {
-        let octets = message([0x81, 0x80], [1, 1, 0, 3], &[A, A, OPT, A].concat());
+        let octets = message([0x81, 0x80], [1, 2, 0, 2], &[A, A, OPT, A].concat());
         let reply = Reply::accept(&octets, &asked()).unwrap();
         assert_eq!(
             reply.message,
-            message([0x81, 0x80], [1, 1, 0, 1], &[A, A].concat())
+            message([0x81, 0x80], [1, 2, 0, 0], &[A, A].concat())
         );
     }
 

@@ -122,6 +122,21 @@ impl Asked {
     pub(super) fn question(&self) -> &[u8] {
         &self.key[HEADER_LEN..self.end]
     }
+
+    /// Type and class.
+    pub(super) fn type_and_class(&self) -> &[u8; 4] {
+        self.question()
+            .last_chunk()
+            .expect("a question ends in four octets")
+    }
+
+    /// Whether our OPT says that DNSSEC records are wanted (RFC 3225).
+    pub(super) fn is_dnssec_ok(&self) -> bool {
+        // Root, type, payload size, RCODE and version stand before the flags.
+        self.key
+            .get(self.end + 7)
+            .is_some_and(|flags| flags & 0x80 != 0)
+    }
 }
 
 #[cfg(test)]

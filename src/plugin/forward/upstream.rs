@@ -74,15 +74,22 @@ impl Upstream {
         let start = Instant::now();
         let until = deadline.min(start + self.transport.read_timeout);
         let reply = self.udp.exchange(request, until).await?;
-        self.metrics.replied(reply.rcode, start.elapsed());
+        self.replied(&reply, start);
         Ok(reply)
     }
 
     async fn over_tcp(&self, request: &Request, deadline: Instant) -> Result<Reply, Trouble> {
         let start = Instant::now();
         let reply = self.tcp.exchange(request, deadline).await?;
-        self.metrics.replied(reply.rcode, start.elapsed());
+        self.replied(&reply, start);
         Ok(reply)
+    }
+
+    fn replied(&self, reply: &Reply, start: Instant) {
+        self.metrics.replied(reply.rcode, start.elapsed());
+        if reply.stripped {
+            self.metrics.stripped();
+        }
     }
 
     /// Whether more probes failed than may; 0 may fail without end.

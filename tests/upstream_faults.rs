@@ -1,0 +1,360 @@
+//! One test for each thing that an upstream can do wrong, with `cache` above `forward`. What others make of the same
+//! (CoreDNS 1.14.7, Unbound 1.17.1, dnsdist 1.7.3, each asked once, with an upstream that does the same over UDP):
+//!
+//! | fault | here | CoreDNS | Unbound | dnsdist |
+//! |---|---|---|---|---|
+//! | no reply | SERVFAIL, 2 packets | SERVFAIL, 2 | SERVFAIL, 10 | silence |
+//! | wrong ID | SERVFAIL | SERVFAIL | SERVFAIL | silence |
+//! | wrong ID, garbage or 1 octet, then a good reply | good | good | good | good |
+//! | QR 0, then good | good | FORMERR at once | SERVFAIL | good |
+//! | cut in a record, then good | good | NOERROR with TC | SERVFAIL | passes the junk on |
+//! | another question; QDCOUNT 0 | SERVFAIL | FORMERR at once | SERVFAIL | silence |
+//! | the same, then good | good | FORMERR at once | SERVFAIL | good |
+//! | another type, another class | SERVFAIL | FORMERR | SERVFAIL | silence |
+//! | a record of another name in ANSWER | cut off | passes it on | cut off | passes it on |
+//! | NS and glue of another zone | cut off | passes them on | cut off | passes them on |
+//! | TC always | TC | TC | SERVFAIL, 10 | TC |
+//! | SERVFAIL | SERVFAIL, 1 | SERVFAIL, 1 | SERVFAIL, 5 | SERVFAIL, 1 |
+//! | REFUSED, FORMERR, NOTIMP | passed on, 1 | passed on, 1 | SERVFAIL, 5 to 10 | passed on, 1 |
+//! | NXDOMAIN, NODATA without SOA | passed on | passed on | passed on | passed on |
+//! | a CNAME to itself | SERVFAIL | passes it on | SERVFAIL | passes it on |
+//! | a pointer loop | SERVFAIL, 2 | SERVFAIL, 2 | SERVFAIL, 5 | passes the junk on |
+//! | counts of 65535 and no record | SERVFAIL | NOERROR | SERVFAIL | passes the junk on |
+//! | three copies of the reply | one | one | one | one |
+//! | QNAME in other letters | accepted | accepted | accepted | accepted |
+//! | a TTL of 0xffffffff | as 0 | accepted | accepted | accepted |
+//! | 200 addresses without EDNS | TC | TC | TC | 3240 octets |
+
+#![allow(clippy::unwrap_used, reason = "the helpers of a test are part of it")]
+
+#[path = "support/bed.rs"]
+mod bed;
+#[path = "support/upstream.rs"]
+mod upstream;
+
+use bed::{Bed, Reply, nobody, plain_query};
+use fingerpost::chain::exchange::Protocol;
+use fingerpost::wire::code::{Rcode, RecordType};
+use fingerpost::wire::record::Records;
+use upstream::{FORGED, Upstream};
+
+/// Packets that one query of a client may cost, whatever the upstream does.
+const PACKETS_MAX: usize = 6;
+
+struct Fault {
+    upstream: Upstream,
+    bed: Bed,
+}
+
+impl Fault {
+    async fn with(options: &str) -> Self {
+        let upstream = Upstream::start(1).await;
+        let bed = Bed::new(&format!(
+            ". {{\ncache\nforward . {} {{\n{options}\n}}\n}}",
+            upstream.address
+        ));
+        Self { upstream, bed }
+    }
+
+    /// With time enough for the good reply that may come after a bad one.
+    async fn patient() -> Self {
+        Self::with("read_timeout 2s").await
+    }
+
+    async fn impatient() -> Self {
+        Self::with("read_timeout 60ms").await
+    }
+
+    async fn meet(&self, fault: &str, protocol: Protocol) -> Reply {
+        let before = self.upstream.seen().len();
+        let message = plain_query(&format!("{fault}.fault.test"), RecordType::A);
+        let reply = bed::ask(&self.bed.zones, &message, protocol).await;
+        let packets = self.upstream.seen().len() - before;
+        assert!(packets <= PACKETS_MAX, "{packets} packets");
+        let forged = FORGED.octets();
+        let is_forged = reply.octets.windows(4).any(|octets| octets == forged);
+        assert!(!is_forged, "{reply:?}");
+        reply
+    }
+
+    fn count(&self) -> usize {
+        self.upstream.seen().len()
+    }
+}
+
+/// The true answer comes after the fault, which has cost nothing.
+async fn is_waited_out(fault: &str) {
+    let at = Fault::patient().await;
+    let reply = at.meet(&format!("{fault}thengood"), Protocol::Udp).await;
+    assert_eq!(
+        (reply.rcode(), reply.number(), at.count()),
+        (Rcode::NOERROR, 1, 1)
+    );
+}
+
+/// Nothing comes of it but SERVFAIL, and nothing of it is kept.
+async fn is_no_reply(fault: &str) {
+    let at = Fault::impatient().await;
+    let reply = at.meet(fault, Protocol::Udp).await;
+    assert_eq!((reply.rcode(), at.count()), (Rcode::SERVFAIL, 2));
+    assert!(reply.addresses().is_empty());
+}
+
+/// The rcode goes to the client as it is, at the cost of one packet.
+async fn is_passed_on(fault: &str, rcode: Rcode) {
+    let at = Fault::impatient().await;
+    let reply = at.meet(fault, Protocol::Udp).await;
+    assert_eq!((reply.rcode(), at.count()), (rcode, 1));
+}
+
+/// One address is left of it.
+async fn is_stripped(fault: &str) {
+    let at = Fault::impatient().await;
+    let reply = at.meet(fault, Protocol::Udp).await;
+    assert_eq!((reply.rcode(), reply.number()), (Rcode::NOERROR, 1));
+    assert_eq!(Records::of_message(&reply.octets).unwrap().count(), 1);
+    let series = format!(
+        "fingerpost_forward_stripped_replies_total{{to=\"{}\"}}",
+        at.upstream.address
+    );
+    assert_eq!(at.bed.metric(&series), 1);
+    // From the cache it is the same, and the name that was smuggled in is asked for.
+    assert_eq!(at.meet(fault, Protocol::Udp).await.number(), 1);
+    assert_eq!(at.count(), 1);
+    assert_eq!(at.meet("victim", Protocol::Udp).await.number(), 1);
+    assert_eq!(at.count(), 2);
+}
+
+#[tokio::test]
+async fn silence() {
+    is_no_reply("timeout").await;
+}
+
+#[tokio::test]
+async fn a_wrong_id() {
+    is_no_reply("wrongid").await;
+}
+
+#[tokio::test]
+async fn a_wrong_id_before_the_reply() {
+    is_waited_out("wrongid").await;
+}
+
+#[tokio::test]
+async fn garbage_before_the_reply() {
+    is_waited_out("garbage").await;
+}
+
+#[tokio::test]
+async fn one_octet_before_the_reply() {
+    is_waited_out("short").await;
+}
+
+#[tokio::test]
+async fn a_query_in_place_of_a_reply_before_the_reply() {
+    is_waited_out("qr0").await;
+}
+
+#[tokio::test]
+async fn a_reply_cut_in_a_record_before_the_reply() {
+    is_waited_out("malformed").await;
+}
+
+#[tokio::test]
+async fn another_question() {
+    is_no_reply("wrongq").await;
+}
+
+#[tokio::test]
+async fn another_question_before_the_reply() {
+    is_waited_out("wrongq").await;
+}
+
+#[tokio::test]
+async fn no_question() {
+    is_no_reply("qd0").await;
+}
+
+#[tokio::test]
+async fn no_question_before_the_reply() {
+    is_waited_out("qd0").await;
+}
+
+#[tokio::test]
+async fn another_type() {
+    is_no_reply("wrongtype").await;
+}
+
+#[tokio::test]
+async fn another_class() {
+    is_no_reply("wrongclass").await;
+}
+
+#[tokio::test]
+async fn an_address_of_another_name_behind_the_answer() {
+    is_stripped("poisonans").await;
+}
+
+#[tokio::test]
+async fn an_address_of_another_name_before_the_answer() {
+    is_stripped("poisonmid").await;
+}
+
+#[tokio::test]
+async fn name_servers_and_glue_of_another_zone() {
+    is_stripped("poisonauth").await;
+}
+
+#[tokio::test]
+async fn truncated_whatever_the_transport() {
+    let at = Fault::with("prefer_udp").await;
+    assert!(at.meet("tc", Protocol::Udp).await.is_truncated());
+    assert_eq!(at.count(), 2);
+    let reply = at.meet("tc", Protocol::Tcp).await;
+    assert_eq!(
+        (reply.rcode(), reply.is_truncated()),
+        (Rcode::SERVFAIL, false)
+    );
+}
+
+#[tokio::test]
+async fn servfail() {
+    is_passed_on("servfail", Rcode::SERVFAIL).await;
+}
+
+#[tokio::test]
+async fn refused() {
+    is_passed_on("refused", Rcode::REFUSED).await;
+}
+
+#[tokio::test]
+async fn formerr() {
+    is_passed_on("formerr", Rcode::FORMERR).await;
+}
+
+#[tokio::test]
+async fn notimp() {
+    is_passed_on("notimp", Rcode::NOTIMP).await;
+}
+
+#[tokio::test]
+async fn a_name_error_without_soa() {
+    is_passed_on("nxdomain", Rcode::NXDOMAIN).await;
+}
+
+#[tokio::test]
+async fn nodata_without_soa() {
+    is_passed_on("nodata", Rcode::NOERROR).await;
+}
+
+#[tokio::test]
+async fn a_cname_to_itself() {
+    let at = Fault::impatient().await;
+    let reply = at.meet("cnameloop", Protocol::Udp).await;
+    assert_eq!((reply.rcode(), at.count()), (Rcode::SERVFAIL, 1));
+    assert_eq!(Records::of_message(&reply.octets).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_loop_of_pointers() {
+    is_no_reply("pointer").await;
+}
+
+#[tokio::test]
+async fn counts_of_records_that_are_not_there() {
+    is_no_reply("lying").await;
+}
+
+#[tokio::test]
+async fn three_copies_of_the_reply() {
+    let at = Fault::impatient().await;
+    assert_eq!(at.meet("dup", Protocol::Udp).await.number(), 1);
+    assert_eq!(at.meet("ok", Protocol::Udp).await.number(), 1);
+    assert_eq!(at.count(), 2);
+}
+
+#[tokio::test]
+async fn a_question_in_other_letters() {
+    let at = Fault::impatient().await;
+    assert_eq!(at.meet("case", Protocol::Udp).await.number(), 1);
+}
+
+#[tokio::test]
+async fn a_ttl_past_all_bounds() {
+    let at = Fault::impatient().await;
+    let message = plain_query("wild.fault.test", RecordType::A);
+    let reply = bed::ask(&at.bed.zones, &message, Protocol::Udp).await;
+    let (_, record) = Records::of_message(&reply.octets)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap();
+    // The least that `cache` says; without it 0 (`a_ttl_beyond_all_bounds_is_zero`).
+    assert_eq!(record.ttl, 5);
+}
+
+#[tokio::test]
+async fn more_addresses_than_the_client_takes() {
+    let at = Fault::patient().await;
+    let reply = at.meet("big", Protocol::Udp).await;
+    assert!(reply.is_truncated() && reply.octets.len() <= 512);
+}
+
+#[tokio::test]
+async fn a_connection_reset_in_place_of_a_reply() {
+    let at = Fault::patient().await;
+    let reply = at.meet("rst", Protocol::Tcp).await;
+    assert_eq!((reply.rcode(), at.count()), (Rcode::SERVFAIL, 2));
+}
+
+#[tokio::test]
+async fn a_connection_reset_within_the_reply() {
+    let at = Fault::patient().await;
+    let reply = at.meet("midrst", Protocol::Tcp).await;
+    assert_eq!((reply.rcode(), at.count()), (Rcode::SERVFAIL, 2));
+}
+
+#[tokio::test]
+async fn a_reply_octet_by_octet_has_the_time_of_any_other() {
+    // Fifty octets with 30 ms after each.
+    let at = Fault::with("read_timeout 300ms").await;
+    let reply = at.meet("drip", Protocol::Tcp).await;
+    assert_eq!((reply.rcode(), at.count()), (Rcode::SERVFAIL, 2));
+}
+
+#[tokio::test]
+async fn two_replies_in_one_segment() {
+    let at = Fault::patient().await;
+    assert_eq!(at.meet("glued", Protocol::Tcp).await.number(), 1);
+    // The second one stands before the next query's reply on the same connection.
+    let reply = at.meet("ok", Protocol::Tcp).await;
+    assert_eq!((reply.rcode(), reply.number()), (Rcode::NOERROR, 1));
+}
+
+#[tokio::test]
+async fn a_length_of_65535_and_ten_octets() {
+    let at = Fault::with("read_timeout 300ms").await;
+    let reply = at.meet("longlength", Protocol::Tcp).await;
+    assert_eq!((reply.rcode(), at.count()), (Rcode::SERVFAIL, 2));
+}
+
+#[tokio::test]
+async fn a_port_that_refuses_sends_the_query_to_the_next_upstream_at_once() {
+    let upstream = Upstream::start(1).await;
+    let bed = Bed::new(&format!(
+        ". {{\nforward . {} {} {{\npolicy sequential\nread_timeout 1h\n}}\n}}",
+        nobody(),
+        upstream.address
+    ));
+    assert_eq!(bed.ask("ok.fault.test").await.number(), 1);
+    assert_eq!(bed.ask_over_tcp("ok.fault.test").await.number(), 1);
+}
+
+#[tokio::test]
+async fn replies_that_overtake_one_another_reach_those_who_asked() {
+    let at = Fault::with("read_timeout 5s\nmax_idle_conns 1").await;
+    let slow = at.meet("wrongidthengood", Protocol::Udp);
+    let fast = at.meet("ok", Protocol::Udp);
+    let (slow, fast) = tokio::join!(slow, fast);
+    assert_eq!((slow.number(), fast.number()), (1, 1));
+}
