@@ -203,6 +203,35 @@ fn past_the_bound_of_queries_in_flight_the_answer_is_servfail_at_once() {
 }
 
 #[test]
+fn a_client_in_a_loop_takes_its_share_of_the_places_and_is_named() {
+    let limits = Limits {
+        queries_in_flight_max: 40,
+        ..Limits::default()
+    };
+    let server = Server::start("127.0.0.1:0", limits);
+    let greedy = udp_to(&server, "127.0.0.1");
+    for number in 0..40 {
+        greedy.send(&query(number, "wait.test", A)).unwrap();
+    }
+    server.wait_for("fingerpost_queries_in_flight_refused_total", 20);
+    assert_eq!(server.metric("fingerpost_queries_in_flight"), 20);
+    for last in 2..=11 {
+        let modest = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, last), 0)).unwrap();
+        modest.connect(("127.0.0.1", server.port())).unwrap();
+        modest.send(&query(1, "wait.test", A)).unwrap();
+    }
+    server.wait_for("fingerpost_queries_in_flight", 30);
+    // Of the client in a loop, even a new connection finds no place.
+    let mut stream = tcp_to(&server);
+    stream.write_all(&frame(&query(3, "wait.test", A))).unwrap();
+    assert_eq!(rcode(&read_reply(&mut stream)), SERVFAIL);
+    // Those refused while the metric was being read are left out.
+    assert!((1..=21).contains(&server.metric("fingerpost_limited_client_queries")));
+    server.gate().add_permits(30);
+    server.wait_for("fingerpost_queries_in_flight", 0);
+}
+
+#[test]
 fn what_the_kernel_drops_is_counted() {
     let mut server = Server::open("127.0.0.1:0", Limits::default());
     let client = udp_to(&server, "127.0.0.1");

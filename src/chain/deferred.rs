@@ -1,5 +1,7 @@
 //! A query that left the fast path.
 
+use std::sync::Arc;
+
 use crate::chain::Chain;
 use crate::chain::exchange::{Exchange, Parts, State};
 use crate::chain::plugin::{Answer, Failure, Messages, Pending, Verdict};
@@ -58,6 +60,11 @@ impl Deferred {
         &self.parts.state
     }
 
+    /// The query as it came in.
+    pub fn message(&self) -> Arc<[u8]> {
+        Arc::clone(&self.parts.message)
+    }
+
     /// Waits for the verdict, then goes the rest of the way. None means: send nothing. For those who can use one
     /// message only.
     pub async fn finish(self) -> Option<Vec<u8>> {
@@ -114,16 +121,13 @@ impl Deferred {
         }
     }
 
-    /// Answers SERVFAIL at once, without waiting: there is no room for one more in flight.
-    pub fn refuse(self, out: &mut Vec<u8>) -> Outcome {
+    /// Answers SERVFAIL at once, without waiting: there is no room for one more in flight, for the reason given.
+    pub fn refuse(self, reason: &'static str, out: &mut Vec<u8>) -> Outcome {
         drop(self.pending);
         let failure = Failure {
             rcode: Rcode::SERVFAIL,
-            error: "too many queries in flight".into(),
-            extended_error: Some(ExtendedError::new(
-                ExtendedError::OTHER,
-                "too many queries in flight",
-            )),
+            error: reason.into(),
+            extended_error: Some(ExtendedError::new(ExtendedError::OTHER, reason)),
         };
         resume(
             self.parts,

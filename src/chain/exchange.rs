@@ -426,7 +426,7 @@ impl Below {
 }
 
 pub(in crate::chain) struct Parts {
-    pub(in crate::chain) message: Box<[u8]>,
+    pub(in crate::chain) message: Arc<[u8]>,
     pub(in crate::chain) state: State,
     pub(in crate::chain) block: Arc<ServerBlock>,
     pub(in crate::chain) zones: Arc<Zones>,

@@ -1,10 +1,6 @@
-//! Every bound of the listeners in one table, and the count of queries in flight that one of them holds.
+//! Every bound of the listeners in one table.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-
-use prometheus::IntGauge;
 
 /// Datagrams that one system call takes or sends at most.
 pub const BATCH: usize = 64;
@@ -41,6 +37,11 @@ pub const BAD_MESSAGES_MAX: u8 = 3;
 pub struct Limits {
     /// Queries of the whole process that wait for something. Past it they are answered SERVFAIL at once.
     pub queries_in_flight_max: usize,
+    /// Those of one address over UDP, where an address may be forged: all that waits for it leaves at once when a slow
+    /// upstream comes back.
+    pub queries_per_forgeable_client_max: usize,
+    /// Octets of all queries that wait, as they came in. Past it they are answered SERVFAIL at once.
+    pub octets_in_flight_max: usize,
     /// TCP connections of one listener. Past it the one that is idle longest gives way, or the new one is closed.
     pub connections_max: usize,
     /// TCP connections from one address, likewise.
@@ -67,6 +68,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             queries_in_flight_max: 10_000,
+            queries_per_forgeable_client_max: 1000,
+            octets_in_flight_max: 4 << 20,
             connections_max: 4096,
             connections_per_source_max: 256,
             pipeline_max: 64,
@@ -78,63 +81,5 @@ impl Default for Limits {
             write_timeout: Duration::from_secs(5),
             stop_timeout: Duration::from_secs(5),
         }
-    }
-}
-
-/// Counts the queries that left the fast path, all listeners together.
-#[derive(Debug)]
-pub struct InFlight {
-    used: AtomicUsize,
-    gauge: IntGauge,
-}
-
-impl InFlight {
-    /// Nobody is in flight yet; `gauge` shows how many are.
-    pub fn new(gauge: IntGauge) -> Self {
-        Self {
-            used: AtomicUsize::new(0),
-            gauge,
-        }
-    }
-
-    /// Room for one more; none if `max` are in flight.
-    pub fn try_enter(self: &Arc<Self>, max: usize) -> Option<Permit> {
-        self.used
-            .try_update(Ordering::AcqRel, Ordering::Relaxed, |used| {
-                (used < max).then_some(used + 1)
-            })
-            .ok()?;
-        self.gauge.inc();
-        Some(Permit(Arc::clone(self)))
-    }
-}
-
-/// One query in flight, for as long as it lives.
-#[derive(Debug)]
-pub struct Permit(Arc<InFlight>);
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.0.used.fetch_sub(1, Ordering::AcqRel);
-        self.0.gauge.dec();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_permit_makes_room_again_when_it_is_dropped() {
-        let gauge = IntGauge::new("in_flight", "in flight").unwrap();
-        let in_flight = Arc::new(InFlight::new(gauge.clone()));
-        let first = in_flight.try_enter(2);
-        let second = in_flight.try_enter(2);
-        assert!(first.is_some() && second.is_some());
-        assert!(in_flight.try_enter(2).is_none());
-        assert_eq!(gauge.get(), 2);
-        drop(first);
-        assert!(in_flight.try_enter(2).is_some());
-        assert_eq!(gauge.get(), 1);
     }
 }

@@ -25,6 +25,12 @@
 /// Every bound in one table.
 pub mod limit;
 
+/// Room for queries that wait.
+pub mod in_flight;
+
+/// Who takes more than a share.
+pub mod offenders;
+
 /// What is counted.
 pub mod metrics;
 

@@ -13,10 +13,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::chain::deferred::{Deferred, Finished, Outcome};
-use crate::chain::exchange::Arrival;
+use crate::chain::exchange::{Arrival, Protocol};
 use crate::chain::plugin::{Messages, Next};
-use crate::net::limit::{InFlight, Limits, Permit};
+use crate::net::in_flight::{InFlight, Permit, Refusal};
+use crate::net::limit::Limits;
 use crate::net::metrics::NetMetrics;
+use crate::net::offenders::{Offenders, Resource};
 use crate::server::process::Process;
 use crate::wire::code::Rcode;
 use crate::wire::query::{Query, flag, write_rejection};
@@ -42,6 +44,8 @@ pub struct Service {
     pub abandon: CancellationToken,
     runtime: tokio::runtime::Handle,
     in_flight: Arc<InFlight>,
+    /// Who took more than a share of late.
+    pub offenders: Arc<Offenders>,
     stopping: AtomicBool,
     debug: AtomicBool,
     panic_log: Seldom,
@@ -72,6 +76,7 @@ impl Service {
             abandon: CancellationToken::new(),
             runtime: process.runtime.clone(),
             in_flight,
+            offenders: process.metrics.families::<Offenders>(),
             stopping: AtomicBool::new(false),
             debug: AtomicBool::new(false),
             panic_log: Seldom::default(),
@@ -128,19 +133,35 @@ impl Service {
         message: &[u8],
         out: &mut Vec<u8>,
     ) -> Flight {
-        if let Some(permit) = self.in_flight.try_enter(self.limits.queries_in_flight_max) {
-            return Flight::Entered(Waiting {
-                deferred,
-                message: message.into(),
-                permit,
-            });
-        }
+        let arrival = deferred.state().arrival;
+        let entered = self.in_flight.try_enter(
+            arrival.client.ip(),
+            arrival.protocol == Protocol::Udp,
+            message.len(),
+            &self.limits,
+        );
+        let refusal = match entered {
+            Ok(permit) => {
+                let message = deferred.message();
+                return Flight::Entered(Waiting {
+                    deferred,
+                    message,
+                    permit,
+                });
+            }
+            Err(refusal) => refusal,
+        };
         self.metrics.in_flight_refused.inc();
+        if refusal == Refusal::Share {
+            let client = arrival.client.ip();
+            self.offenders
+                .note(client, Resource::InFlight, 1, arrival.received);
+        }
         let outcome = self.guard(message, out, |out| {
-            let mut outcome = deferred.refuse(out);
+            let mut outcome = deferred.refuse(refusal.reason(), out);
             // A plugin may want to wait for what it does to replies; each round starts one link further up.
             while let Outcome::Deferred(deferred) = outcome {
-                outcome = deferred.refuse(out);
+                outcome = deferred.refuse(refusal.reason(), out);
             }
             outcome
         });
@@ -251,7 +272,7 @@ pub enum Flight {
 /// A query in flight.
 pub struct Waiting {
     deferred: Box<Deferred>,
-    message: Box<[u8]>,
+    message: Arc<[u8]>,
     permit: Permit,
 }
 
