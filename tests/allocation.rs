@@ -214,12 +214,15 @@ impl Bench {
 
     /// Asks so often that every buffer is used, and returns the allocations of all rounds but the first.
     fn ask(&mut self, name: &str, kind: RecordType, rcode: Rcode) -> u64 {
-        let question = query(name, kind);
+        self.send(&query(name, kind), rcode)
+    }
+
+    fn send(&mut self, question: &[u8], rcode: Rcode) -> u64 {
         let mut all = 0;
         for round in 0..3 {
             const QUERIES: usize = 5;
             for _ in 0..QUERIES {
-                self.client.send(&question).unwrap();
+                self.client.send(question).unwrap();
             }
             let counted = allocations(|| {
                 let mut done = 0;
@@ -233,7 +236,7 @@ impl Bench {
                 let mut reply = [0; 4096];
                 let length = self.client.recv(&mut reply).unwrap();
                 assert!(length >= question.len());
-                assert_eq!(u16::from(reply[3] & 0x0f), rcode.0, "{name} {kind}");
+                assert_eq!(u16::from(reply[3] & 0x0f), rcode.0, "{question:02x?}");
             }
         }
         all
@@ -340,6 +343,27 @@ fn an_answer_from_a_hosts_file_allocates_nothing() {
         ("1.0.0.10.in-addr.arpa", RecordType::PTR),
     ] {
         assert_eq!(bench.ask(name, kind, Rcode::NOERROR), 0, "{name} {kind}");
+    }
+}
+
+#[test]
+fn a_cookie_allocates_nothing() {
+    let mut bench = Bench::of_corefile(
+        ". {
+            cookie
+            hosts {
+                10.0.0.1 web.example.org
+            }
+        }",
+        &[],
+    );
+    for sent in [&[1; 8][..], &[2; 24]] {
+        let mut question = query("web.example.org", RecordType::A);
+        let length = u8::try_from(sent.len()).unwrap();
+        *question.last_mut().unwrap() = length + 4;
+        question.extend_from_slice(&[0, 10, 0, length]);
+        question.extend_from_slice(sent);
+        assert_eq!(bench.send(&question, Rcode::NOERROR), 0);
     }
 }
 

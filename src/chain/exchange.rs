@@ -14,7 +14,7 @@ use crate::chain::plugin::Messages;
 use crate::chain::search::SearchPath;
 use crate::wire::UDP_PAYLOAD_DEFAULT;
 use crate::wire::code::{Class, Rcode, RecordType};
-use crate::wire::edns::ExtendedError;
+use crate::wire::edns::{CookieOption, ExtendedError};
 use crate::wire::name::{NameBuf, NameRef};
 use crate::wire::query::{Query, flag};
 use crate::wire::record::Section;
@@ -70,6 +70,8 @@ pub struct State {
     pub error: Option<Cow<'static, str>>,
     /// What the client is told about it (RFC 8914).
     pub extended_error: Option<ExtendedError>,
+    /// What the client gets back with its cookie (`cookie`).
+    pub cookie: Option<CookieOption>,
     /// The upstream that the reply came from.
     pub upstream: Option<SocketAddr>,
     /// Nothing will be sent.
@@ -96,6 +98,7 @@ impl State {
             answered_by: None,
             error: None,
             extended_error: None,
+            cookie: None,
             upstream: None,
             dropped: false,
             deadline: None,
@@ -240,7 +243,7 @@ impl<'e> Exchange<'e> {
     pub fn uncut_len(&self) -> usize {
         let opt_len = self.query.edns().map_or(0, |_| {
             let error = self.state.extended_error.as_ref();
-            ReplyOpt::len_with(0, error)
+            ReplyOpt::len_with(self.options().len(), error)
         });
         self.reply.len() + opt_len
     }
@@ -252,9 +255,19 @@ impl<'e> Exchange<'e> {
             payload_size: self.state.udp_payload_max,
             dnssec_ok: edns.dnssec_ok,
             extended_error: self.state.extended_error.as_ref(),
-            options: &[],
+            options: self
+                .state
+                .cookie
+                .as_ref()
+                .map_or(&[], CookieOption::as_wire),
         });
         self.reply.finish(self.query, limit, opt.as_ref());
+    }
+
+    /// Options of the reply's OPT but the extended error.
+    fn options(&self) -> &[u8] {
+        let cookie = self.state.cookie.as_ref();
+        cookie.map_or(&[], CookieOption::as_wire)
     }
 
     /// A handle for asking the plugins below the one being asked, now or later, apart from this exchange: the reply

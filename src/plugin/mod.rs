@@ -68,6 +68,9 @@ pub mod errors;
 /// Prints one line per reply.
 pub mod log;
 
+/// Makes replies hard to forge.
+pub mod cookie;
+
 /// Answers for localhost and its reverse zones.
 pub mod local;
 
@@ -122,7 +125,8 @@ pub mod configure;
 /// Whether two server blocks want the same zone on the same address.
 pub mod overlap;
 
-/// The registry. List order is chain order: CoreDNS' `plugin.cfg`, cut to the plugins that exist.
+/// The registry. List order is chain order: CoreDNS' `plugin.cfg`, cut to the plugins that exist. Those of our own
+/// stand where they are of use; their manuals say why.
 #[rustfmt::skip] // one line a plugin
 pub static PLUGINS: &[&Spec] = &[
     &root::SPEC,
@@ -137,6 +141,7 @@ pub static PLUGINS: &[&Spec] = &[
     &prometheus::SPEC,
     &errors::SPEC,
     &log::SPEC,
+    &cookie::SPEC,
     &local::SPEC,
     &any::SPEC,
     &loadbalance::SPEC,

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 /// EDNS option codes that we read or write.
 pub mod option_code {
+    /// Cookie (RFC 7873).
+    pub const COOKIE: u16 = 10;
     /// Extended error (RFC 8914).
     pub const EXTENDED_ERROR: u16 = 15;
 }
@@ -48,6 +50,26 @@ pub fn options_are_whole(mut rdata: &[u8]) -> bool {
         rdata = tail;
     }
     true
+}
+
+/// The COOKIE option of a reply, in wire form: the client's cookie of 8 octets and ours of 16 (RFC 9018, section 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CookieOption([u8; 28]);
+
+impl CookieOption {
+    /// Both cookies, one after the other.
+    pub fn new(cookies: [u8; 24]) -> Self {
+        let mut option = [0; 28];
+        option[..2].copy_from_slice(&option_code::COOKIE.to_be_bytes());
+        option[3] = 24;
+        option[4..].copy_from_slice(&cookies);
+        Self(option)
+    }
+
+    /// As it stands in an OPT.
+    pub fn as_wire(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 /// An extended error (RFC 8914).
