@@ -10,6 +10,7 @@ mod cluster;
 mod command;
 mod control_plane;
 mod fuzz;
+mod load;
 mod paths;
 mod provision;
 mod server;
@@ -31,6 +32,7 @@ usage: cargo xtask COMMAND
   cluster down       stop what `up` started
   bench memory       memory, time to ready and recovery at 1,000 to 100,000 Services (`… memory --help`)
   bench propagation  from a write at the API server to the right answer (`… propagation --help`)
+  load               queries at a steady rate from many addresses, losses by ID (`load --help`)
   help               this text
 
 What is missing is fetched: Debian packages through apt-get where that may be done, the control plane from
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         ["cluster", "load", file] => cluster::load(file.as_ref()),
         ["cluster", "down"] => cluster::down(),
         ["bench", ref rest @ ..] => bench::run(rest),
+        ["load", ref rest @ ..] => load::command(rest),
         ["help" | "--help" | "-h"] => {
             println!("{HELP}");
             return ExitCode::SUCCESS;

@@ -10,7 +10,7 @@
 //! is stopped by the next one.
 
 mod api;
-mod args;
+pub mod args;
 mod bed;
 mod dns;
 mod etcd;

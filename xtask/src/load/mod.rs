@@ -1,0 +1,109 @@
+//! Asks a server at a steady rate, from many addresses, and tells every reply from every loss.
+//!
+//! One thread sends what is due, then reads what has come; nothing waits. A query that is not answered is never sent
+//! again, so a loss is a loss:
+//!
+//! ```text
+//! streams --clients, rate--> due --send--> server --reply--> by ID: time it took | rcode
+//!                             |                                '-- none: lost, and the ID is known
+//!                             '-- too late to send: skipped (the generator's fault, not the server's)
+//! ```
+//!
+//! What the kernel threw away in front of us is counted apart (`own_drops`): the server did answer that.
+
+mod client;
+mod histogram;
+mod question;
+mod report;
+mod run;
+
+pub use question::Questions;
+pub use run::{Plan, Stream, run};
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use crate::bench::args::Args;
+
+pub const HELP: &str = "\
+usage: cargo xtask load --server ADDRESS:PORT [FLAG VALUE]...
+
+  --names FILE      lines of `name TYPE`; each `%` becomes a number that is never used twice
+  --name NAME       one name instead, asked for A
+  --rate N          queries a second of each client (20)
+  --clients N       clients, each with an address of its own from 127.0.1.1 on (1)
+  --seconds N       how long (10)
+  --protocol P      udp or tcp (udp)
+  --read yes|no     whether replies are read; without, only what was sent is known (yes)
+  --patience-ms N   how long a reply may take (5000)";
+
+pub const FLAGS: &[&str] = &[
+    "--server",
+    "--names",
+    "--name",
+    "--rate",
+    "--clients",
+    "--seconds",
+    "--protocol",
+    "--read",
+    "--patience-ms",
+];
+
+/// How queries are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Udp,
+    Tcp,
+}
+
+/// The command.
+pub fn command(words: &[&str]) -> Result<(), String> {
+    if let ["--help" | "-h"] = words {
+        println!("{HELP}");
+        return Ok(());
+    }
+    let args = Args::parse(words, FLAGS)?;
+    let server: String = args.get("--server", String::new())?;
+    let server: SocketAddr = server
+        .parse()
+        .map_err(|_| format!("`--server` cannot be `{server}`; see `load --help`"))?;
+    let file: String = args.get("--names", String::new())?;
+    let questions = if file.is_empty() {
+        Questions::of_names(&[
+            &args.get("--name", "kubernetes.default.svc.cluster.local".to_owned())?
+        ])?
+    } else {
+        let text = std::fs::read_to_string(&file).map_err(|error| format!("{file}: {error}"))?;
+        Questions::parse(&text)?
+    };
+    let protocol = match args.get("--protocol", "udp".to_owned())?.as_str() {
+        "udp" => Protocol::Udp,
+        "tcp" => Protocol::Tcp,
+        other => return Err(format!("`--protocol` cannot be `{other}`")),
+    };
+    let plan = Plan {
+        server,
+        duration: Duration::from_secs(args.get("--seconds", 10)?),
+        patience: Duration::from_millis(args.get("--patience-ms", 5000)?),
+        streams: vec![Stream {
+            name: "clients".into(),
+            addresses: addresses(Ipv4Addr::new(127, 0, 1, 1), args.get("--clients", 1)?),
+            rate: args.get("--rate", 20.0)?,
+            questions,
+            protocol,
+            is_read: args.get("--read", "yes".to_owned())? == "yes",
+        }],
+    };
+    for outcome in run(&plan)? {
+        print!("{outcome}");
+    }
+    Ok(())
+}
+
+/// So many addresses in a row.
+pub fn addresses(first: Ipv4Addr, count: u32) -> Vec<Ipv4Addr> {
+    let first = u32::from(first);
+    (0..count)
+        .map(|more| Ipv4Addr::from(first + more))
+        .collect()
+}
