@@ -1,7 +1,10 @@
 //! `forward FROM TO... { ... }`: every option, with its check.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
+
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::corefile::args::{Args, FromWord, GoDuration, read_as, unknown_option};
 use crate::corefile::diagnostic::Diagnostic;
@@ -9,7 +12,8 @@ use crate::corefile::key::parse_zone;
 use crate::corefile::tree::{Directive, Word};
 use crate::plugin::forward::SPEC;
 use crate::plugin::forward::policy::Policy;
-use crate::plugin::forward::target::{self, Reading, Target};
+use crate::plugin::forward::target::{self, Place, Protocol, Target};
+use crate::plugin::forward::tls::TlsFiles;
 use crate::plugin::{Config, Context};
 use crate::wire::code::Rcode;
 use crate::wire::name::Name;
@@ -27,6 +31,10 @@ pub(super) struct Stanza {
     pub(super) targets: Vec<Target>,
     pub(super) policy: Policy,
     pub(super) transport: Transport,
+    /// For upstreams over TLS.
+    pub(super) tls: TlsFiles,
+    /// What the certificates of all upstreams must be for, unless it is their addresses.
+    pub(super) server_name: Option<ServerName<'static>>,
     /// Failed probes after which an upstream is down; 0 means never.
     pub(super) max_fails: u32,
     /// Queries at a time; 0 means any number.
@@ -86,6 +94,8 @@ impl Stanza {
                     domain: Name::root(),
                 },
             },
+            tls: TlsFiles::default(),
+            server_name: None,
             max_fails: 2,
             max_concurrent: 0,
             max_connect_attempts: None,
@@ -119,8 +129,6 @@ struct Reader<'r, 'c> {
     directive: &'c Directive,
     stanza: Stanza,
     to: &'c [Word],
-    /// The option that names one certificate for all upstreams.
-    server_name: Option<&'c str>,
     whole: bool,
 }
 
@@ -145,7 +153,6 @@ impl<'r, 'c> Reader<'r, 'c> {
             context,
             directive,
             to: args.rest(),
-            server_name: None,
             whole: true,
         })
     }
@@ -173,6 +180,7 @@ impl<'r, 'c> Reader<'r, 'c> {
             let result = self.target(word);
             self.note(result);
         }
+        self.look_for_tls_without_use();
         self.whole.then_some(self.stanza)
     }
 
@@ -186,20 +194,47 @@ impl<'r, 'c> Reader<'r, 'c> {
     }
 
     fn target(&mut self, word: &'c Word) -> Result<(), Diagnostic> {
-        match target::read(word)? {
-            Reading::Target(target) => self.stanza.targets.push(target),
-            Reading::Tls(Some(name)) if self.server_name.is_some() => {
+        let target = target::read(word)?;
+        match &target {
+            Target {
+                protocol: Protocol::Tls(Some(name)),
+                ..
+            } if self.stanza.server_name.is_some() => {
                 return Err(Diagnostic::error(
                     word.span,
-                    format!("`{name}` is a second name for one upstream"),
+                    format!("`{}` is a second name for one upstream", name.to_str()),
                     "`tls_servername` names all upstreams already",
                 ));
             }
-            Reading::Tls(_) => self.not_built(word, "an upstream over TLS"),
-            Reading::Https => self.not_built(word, "an upstream over HTTPS"),
-            Reading::HostName => self.not_built(word, "an upstream given by name"),
+            Target {
+                protocol: Protocol::Https,
+                ..
+            } => self.not_built(word, "an upstream over HTTPS"),
+            Target {
+                place: Place::Host { .. },
+                ..
+            } => self.not_built(word, "an upstream given by name"),
+            _ => {}
         }
+        self.stanza.targets.push(target);
         Ok(())
+    }
+
+    /// Who sets up TLS and forgets `tls://` sends queries that anyone can read; CoreDNS keeps that to itself.
+    fn look_for_tls_without_use(&mut self) {
+        let targets = &self.stanza.targets;
+        if !self.whole || targets.iter().any(|to| to.protocol != Protocol::Dns) {
+            return;
+        }
+        let options = self.directive.options().iter();
+        let useless = options.filter(|option| option.name.text.starts_with("tls"));
+        for option in useless {
+            self.context.faults.push(Diagnostic::warning(
+                option.span(),
+                format!("`{}` is of no use here", option.name.text),
+                "no upstream is over TLS: expected one such as tls://192.0.2.1",
+            ));
+        }
     }
 
     fn ages(&self) -> Result<(), Diagnostic> {
@@ -240,7 +275,9 @@ impl<'r, 'c> Reader<'r, 'c> {
             "next_on_nodata" => stanza.next_on_nodata = flag(option)?,
             "failover" => stanza.failover.extend(failover(option)?),
             "failfast_all_unhealthy_upstreams" => stanza.failfast = flag(option)?,
-            "tls" | "tls_servername" | "doh_method" | "resolver" => return self.later(option),
+            "tls" => stanza.tls = tls_files(option)?,
+            "tls_servername" => stanza.server_name = Some(server_name(option)?),
+            "doh_method" | "resolver" => return self.later(option),
             _ => return Err(unknown_option("forward", option, SPEC.option_names())),
         }
         Ok(())
@@ -250,20 +287,6 @@ impl<'r, 'c> Reader<'r, 'c> {
     fn later(&mut self, option: &'c Directive) -> Result<(), Diagnostic> {
         let name = option.name.text.as_str();
         match name {
-            "tls" => {
-                if let Some(word) = option.args.get(3) {
-                    return Err(Diagnostic::error(
-                        word.span,
-                        "`tls` takes at most a certificate, a key and a CA",
-                        "expected the end of the line",
-                    ));
-                }
-            }
-            "tls_servername" => {
-                let mut args = Args::of(option);
-                self.server_name = Some(&args.take("a name such as dns.example.org")?.text);
-                args.finish()?;
-            }
             "doh_method" => {
                 let mut args = Args::of(option);
                 let word = args.take("`POST` or `GET`")?;
@@ -413,6 +436,35 @@ fn failover(option: &Directive) -> Result<Vec<Rcode>, Diagnostic> {
             "expected the rcode of a failure",
         )),
     }
+}
+
+/// `tls`, `tls CA`, `tls CERT KEY`, `tls CERT KEY CA`.
+fn tls_files(option: &Directive) -> Result<TlsFiles, Diagnostic> {
+    let path = |word: &Word| PathBuf::from(&word.text);
+    let (identity, authority) = match &option.args[..] {
+        [] => (None, None),
+        [authority] => (None, Some(authority)),
+        [certificate, key] => (Some((certificate, key)), None),
+        [certificate, key, authority] => (Some((certificate, key)), Some(authority)),
+        [_, _, _, word, ..] => {
+            return Err(Diagnostic::error(
+                word.span,
+                "`tls` takes at most a certificate, a key and a CA",
+                "expected the end of the line",
+            ));
+        }
+    };
+    Ok(TlsFiles {
+        identity: identity.map(|(certificate, key)| (path(certificate), path(key))),
+        authority: authority.map(path),
+    })
+}
+
+fn server_name(option: &Directive) -> Result<ServerName<'static>, Diagnostic> {
+    let mut args = Args::of(option);
+    let word = args.take("a name such as dns.example.org")?;
+    args.finish()?;
+    target::server_name(word, &word.text)
 }
 
 fn resolver(word: &Word) -> Result<(), Diagnostic> {

@@ -101,10 +101,10 @@ pub(super) struct UpstreamMetrics {
     to: String,
     durations: [OnceLock<Histogram>; RCODES],
     health_failures: OnceLock<IntCounter>,
-    /// For UDP and TCP.
-    hits: [OnceLock<IntCounter>; 2],
-    misses: [OnceLock<IntCounter>; 2],
-    ignored: [OnceLock<IntCounter>; 2],
+    /// For each [`Proto`].
+    hits: [OnceLock<IntCounter>; 3],
+    misses: [OnceLock<IntCounter>; 3],
+    ignored: [OnceLock<IntCounter>; 3],
     stripped: OnceLock<IntCounter>,
 }
 
@@ -113,6 +113,7 @@ pub(super) struct UpstreamMetrics {
 pub(super) enum Proto {
     Udp,
     Tcp,
+    Tls,
 }
 
 impl Proto {
@@ -120,6 +121,7 @@ impl Proto {
         match self {
             Self::Udp => "udp",
             Self::Tcp => "tcp",
+            Self::Tls => "tcp-tls",
         }
     }
 }

@@ -28,6 +28,7 @@ mod reply;
 mod request;
 mod target;
 mod tcp;
+mod tls;
 mod trouble;
 mod udp;
 mod upstream;
@@ -36,6 +37,7 @@ mod upstream;
 mod tests;
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -46,6 +48,8 @@ use crate::plugin::forward::group::{Group, Member};
 use crate::plugin::forward::metrics::ForwardMetrics;
 use crate::plugin::forward::policy::UPSTREAMS_MAX;
 use crate::plugin::forward::request::Request;
+use crate::plugin::forward::target::{Destination, Protocol as Spoken};
+use crate::plugin::forward::tls::{Client, Tls};
 use crate::plugin::forward::upstream::Upstream;
 use crate::plugin::{BuildError, Config, Spec};
 use crate::server::assembly::Assembly;
@@ -105,13 +109,22 @@ fn group(
     let (server, origins) = (assembly.server, assembly.origins());
     let key = format!("{server} {origins:?} {has_next} {addresses:?} {stanza:?}");
     let mut members = Vec::new();
-    for (address, file) in addresses {
+    for Destination {
+        address,
+        protocol,
+        file,
+    } in addresses
+    {
         let transport = stanza.transport.clone();
-        let key = format!("{address} {transport:?}");
+        let tls = tls(&protocol, stanza, address, assembly)?;
+        let mut key = format!("{address} {transport:?}");
+        if let Some(tls) = &tls {
+            key += &format!(" {:?} {:?}", tls.name, tls.client.files());
+        }
         let made = process.shared.get_or_try(&key, || {
             let (metrics, runtime) = (Arc::clone(&metrics), process.runtime.clone());
             Ok::<_, Infallible>(Arc::new(Upstream::new(
-                address, transport, metrics, runtime,
+                address, transport, tls, metrics, runtime,
             )))
         });
         let Ok(upstream) = made;
@@ -123,6 +136,36 @@ fn group(
     });
     let Ok(group) = made;
     Ok(group)
+}
+
+/// TLS to an upstream, if that is what it speaks. Whoever names the same files shares what was read.
+fn tls(
+    protocol: &Spoken,
+    stanza: &Stanza,
+    address: SocketAddr,
+    assembly: &Assembly<'_>,
+) -> Result<Option<Tls>, BuildError> {
+    let name = match protocol {
+        Spoken::Dns => return Ok(None),
+        Spoken::Tls(name) => name.as_ref().or(stanza.server_name.as_ref()),
+        Spoken::Https => stanza.server_name.as_ref(),
+    };
+    let files = stanza.tls.below(assembly.root);
+    let mut is_new = false;
+    let key = format!("{files:?}");
+    let client = assembly.process.shared.get_or_try(&key, || {
+        is_new = true;
+        Client::new(files, b"dot").map(Arc::new)
+    })?;
+    if !is_new {
+        // Of the generation before, or of another directive.
+        client.refresh()?;
+    }
+    Ok(Some(Tls {
+        client,
+        // Without a name it is the address that the certificate must be for.
+        name: name.cloned().unwrap_or_else(|| address.ip().into()),
+    }))
 }
 
 /// One directive at work.

@@ -108,14 +108,14 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
     option(
         "tls",
         "tls [CERT KEY] [CA]",
-        "",
-        "certificates for upstreams over TLS; not built yet",
+        "the system's CAs",
+        "our certificate and who may sign those of upstreams over TLS",
     ),
     option(
         "tls_servername",
         "tls_servername NAME",
-        "",
-        "name in the upstreams' certificates; not built yet",
+        "the address",
+        "name in the certificates of upstreams over TLS",
     ),
     option(
         "doh_method",

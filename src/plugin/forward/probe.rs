@@ -1,16 +1,14 @@
 //! Probes of an upstream that failed: from the first failed query until the first answered probe.
 
-use std::io;
 use std::sync::Weak;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-use crate::plugin::forward::config::Transport;
 use crate::plugin::forward::random;
 use crate::plugin::forward::request::Request;
+use crate::plugin::forward::trouble::Trouble;
 use crate::plugin::forward::upstream::Upstream;
-use crate::plugin::forward::{tcp, udp};
 use crate::wire::HEADER_LEN;
 use crate::wire::code::RecordType;
 use crate::wire::query::flag;
@@ -37,18 +35,9 @@ pub(super) async fn run(upstream: Weak<Upstream>) {
     }
 }
 
-async fn once(upstream: &Upstream) -> io::Result<()> {
-    timeout(TIMEOUT, exchange(upstream)).await?
-}
-
 /// Asks for the name servers of the probe's domain. Whatever comes back, even a refusal, is a sign of life.
-async fn exchange(upstream: &Upstream) -> io::Result<()> {
-    let Transport {
-        force_tcp,
-        source,
-        ref health,
-        ..
-    } = upstream.transport;
+async fn once(upstream: &Upstream) -> Result<(), Trouble> {
+    let health = &upstream.transport.health;
     let request = Request::own(
         health.domain.as_ref(),
         RecordType::NS,
@@ -61,20 +50,7 @@ async fn exchange(upstream: &Upstream) -> io::Result<()> {
             && reply.starts_with(&id.to_be_bytes())
             && reply[2] & flag::QR != 0
     };
-    if force_tcp {
-        let mut stream = tcp::connect(upstream.address, source).await?;
-        tcp::send(&mut stream, &message).await?;
-        while !is_alive(&tcp::receive(&mut stream).await?) {}
-        return Ok(());
-    }
-    let socket = udp::connect(upstream.address, source)?;
-    socket.send(&message).await?;
-    // The header is all that counts; the rest of a datagram may be cut off.
-    let mut reply = [0; 512];
-    loop {
-        let length = socket.recv(&mut reply).await?;
-        if is_alive(&reply[..length]) {
-            return Ok(());
-        }
-    }
+    upstream
+        .send_probe(&message, is_alive, Instant::now() + TIMEOUT)
+        .await
 }

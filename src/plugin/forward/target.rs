@@ -1,8 +1,10 @@
-//! The TO words of `forward`: addresses, files in resolv.conf format, and what is not built yet.
+//! The TO words of `forward`: addresses, files in resolv.conf format, names of hosts.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::path::{Path, PathBuf};
+
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::corefile::diagnostic::Diagnostic;
 use crate::corefile::tree::Word;
@@ -11,21 +13,30 @@ use crate::wire::name::Name;
 
 /// Where queries may go, as it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Target {
-    /// An address.
-    Address(HostPort),
-    /// A file in resolv.conf format; its `nameserver` lines are read when the plugin is built.
-    File(PathBuf),
+pub(super) struct Target {
+    pub(super) protocol: Protocol,
+    pub(super) place: Place,
 }
 
-/// A target, or something right that this version cannot do.
-#[derive(Debug)]
-pub(super) enum Reading {
-    Target(Target),
-    /// `tls://…` with the name after `%`, if any.
-    Tls(Option<String>),
+/// What is spoken to an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// Over UDP or TCP.
+    Dns,
+    /// Over TLS, with the name after `%`, if any.
+    Tls(Option<ServerName<'static>>),
     Https,
-    HostName,
+}
+
+/// Where an upstream is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// At an address.
+    Address(HostPort),
+    /// In a file in resolv.conf format; its `nameserver` lines are read when the plugin is built.
+    File(PathBuf),
+    /// At the addresses that a name has when the plugin is built.
+    Host { name: Name, port: u16 },
 }
 
 /// An address with its port, and the link that a link-local address is on.
@@ -42,7 +53,7 @@ const TLS_PORT: u16 = 853;
 const HTTPS_PORT: u16 = 443;
 
 /// Reads one TO word.
-pub(super) fn read(word: &Word) -> Result<Reading, Diagnostic> {
+pub(super) fn read(word: &Word) -> Result<Target, Diagnostic> {
     let fault = |message: String, label: &str| Err(Diagnostic::error(word.span, message, label));
     let text = word.text.as_str();
     let (scheme, rest) = text.split_once("://").unwrap_or(("dns", text));
@@ -52,19 +63,27 @@ pub(super) fn read(word: &Word) -> Result<Reading, Diagnostic> {
     }
     match scheme {
         "dns" => plain(word, rest),
+        // CoreDNS would take the file, and ask its upstreams in plain text.
+        "tls" if rest.contains('/') => fault(
+            format!("`{text}` has a path; a file names upstreams without TLS"),
+            "expected an address",
+        ),
         "tls" => {
             let (host, name) = split_server_name(rest);
-            address_or_name(word, &host, TLS_PORT)?;
-            Ok(Reading::Tls(name))
+            let name = name.map(|name| server_name(word, &name)).transpose()?;
+            Ok(Target {
+                protocol: Protocol::Tls(name),
+                place: address_or_name(word, &host, TLS_PORT)?,
+            })
         }
         "https" if rest.contains('/') => fault(
             format!("`{text}` has a path; the path is always `/dns-query`"),
             "expected an address without a path",
         ),
-        "https" => {
-            address_or_name(word, rest, HTTPS_PORT)?;
-            Ok(Reading::Https)
-        }
+        "https" => Ok(Target {
+            protocol: Protocol::Https,
+            place: address_or_name(word, rest, HTTPS_PORT)?,
+        }),
         _ => fault(
             format!("`{scheme}` is not a protocol that `forward` speaks"),
             "expected dns://, tls:// or https://",
@@ -72,44 +91,58 @@ pub(super) fn read(word: &Word) -> Result<Reading, Diagnostic> {
     }
 }
 
-fn plain(word: &Word, text: &str) -> Result<Reading, Diagnostic> {
+fn plain(word: &Word, text: &str) -> Result<Target, Diagnostic> {
     // A name without a slash may be a file all the same; a local look decides, as it does in CoreDNS.
-    if text.contains('/') || Path::new(text).is_file() {
-        return Ok(Reading::Target(Target::File(text.into())));
-    }
-    Ok(match address_or_name(word, text, DNS_PORT)? {
-        Some(address) => Reading::Target(Target::Address(address)),
-        None => Reading::HostName,
+    let place = if text.contains('/') || Path::new(text).is_file() {
+        Place::File(text.into())
+    } else {
+        address_or_name(word, text, DNS_PORT)?
+    };
+    Ok(Target {
+        protocol: Protocol::Dns,
+        place,
     })
 }
 
-/// An address, or none for what may be the name of a host.
-fn address_or_name(word: &Word, text: &str, port: u16) -> Result<Option<HostPort>, Diagnostic> {
+/// The name that a certificate must be for.
+pub(super) fn server_name(word: &Word, text: &str) -> Result<ServerName<'static>, Diagnostic> {
+    ServerName::try_from(text.to_owned()).map_err(|_| {
+        let message = format!("`{text}` is no name of a server");
+        Diagnostic::error(
+            word.span,
+            message,
+            "expected a name such as dns.example.org",
+        )
+    })
+}
+
+/// An address, or what may be the name of a host.
+fn address_or_name(word: &Word, text: &str, port: u16) -> Result<Place, Diagnostic> {
     let fault = |what: &str, label: &str| {
         let message = format!("`{}` {what}", word.text);
         Err(Diagnostic::error(word.span, message, label))
     };
     if let Some(address) = HostPort::parse_bare(text, port) {
-        return Ok(Some(address));
+        return Ok(Place::Address(address));
     }
     let Some((host, digits)) = text.rsplit_once(':') else {
-        return name(text).map_or_else(
-            || {
-                fault(
-                    "is neither an address nor a file nor a name",
-                    "not an upstream",
-                )
-            },
-            |()| Ok(None),
-        );
+        return match name(text) {
+            Some(name) => Ok(Place::Host { name, port }),
+            None => fault(
+                "is neither an address nor a file nor a name",
+                "not an upstream",
+            ),
+        };
     };
     let Some(port) = digits.parse().ok().filter(|&port: &u16| port != 0) else {
         return fault("has no port from 1 to 65535", "not a port");
     };
-    match HostPort::parse_bare(host, port) {
+    match (HostPort::parse_bare(host, port), name(host)) {
         // Without brackets nothing tells a port from the last group of an IPv6 address.
-        Some(address) if address.address.is_ipv4() || host.starts_with('[') => Ok(Some(address)),
-        None if name(host).is_some() => Ok(None),
+        (Some(address), _) if address.address.is_ipv4() || host.starts_with('[') => {
+            Ok(Place::Address(address))
+        }
+        (None, Some(name)) => Ok(Place::Host { name, port }),
         _ => fault(
             "is neither an address nor a file nor a name",
             "not an upstream",
@@ -117,16 +150,15 @@ fn address_or_name(word: &Word, text: &str, port: u16) -> Result<Option<HostPort
     }
 }
 
-/// Whether this can be the name of a host. Names may hold almost anything, and CoreDNS looks them all up (a template
+/// What can be the name of a host. Names may hold almost anything, and CoreDNS looks them all up (a template
 /// that nobody filled in, `{{IP}}`, too); digits and dots alone, or the marks of an address, are an address that went
 /// wrong.
-fn name(text: &str) -> Option<()> {
+fn name(text: &str) -> Option<Name> {
     let is_name = text
         .bytes()
         .all(|octet| octet.is_ascii_graphic() && !b"%[]:".contains(&octet))
-        && text.bytes().any(|octet| octet.is_ascii_alphabetic())
-        && Name::from_text(text).is_ok();
-    is_name.then_some(())
+        && text.bytes().any(|octet| octet.is_ascii_alphabetic());
+    Name::from_text(text).ok().filter(|_| is_name)
 }
 
 /// `9.9.9.9%dns.quad9.net:853` into `9.9.9.9:853` and the name.
@@ -197,24 +229,37 @@ impl fmt::Display for HostPort {
     }
 }
 
-/// An upstream's address with the file it came from.
-pub(super) type Named = (SocketAddr, Option<PathBuf>);
+/// One upstream of a directive.
+#[derive(Debug)]
+pub(super) struct Destination {
+    pub(super) address: SocketAddr,
+    pub(super) protocol: Protocol,
+    /// The file that named it.
+    pub(super) file: Option<PathBuf>,
+}
 
 /// The addresses behind the targets, in order, each once.
-pub(super) fn resolve(targets: &[Target]) -> Result<Vec<Named>, BuildError> {
-    let mut list: Vec<Named> = Vec::new();
-    let mut add = |address: SocketAddr, file: Option<&Path>| {
-        if !list.iter().any(|(known, _)| *known == address) {
-            list.push((address, file.map(Path::to_path_buf)));
-        }
-    };
-    for target in targets {
-        match target {
-            Target::Address(address) => add(address.resolve()?, None),
-            Target::File(path) => {
+pub(super) fn resolve(targets: &[Target]) -> Result<Vec<Destination>, BuildError> {
+    let mut list: Vec<Destination> = Vec::new();
+    for Target { protocol, place } in targets {
+        let mut add = |address: SocketAddr, file: Option<&Path>| {
+            if !list.iter().any(|known| known.address == address) {
+                list.push(Destination {
+                    address,
+                    protocol: protocol.clone(),
+                    file: file.map(Path::to_path_buf),
+                });
+            }
+        };
+        match place {
+            Place::Address(address) => add(address.resolve()?, None),
+            Place::File(path) => {
                 for address in nameservers(path)? {
                     add(address.resolve()?, Some(path));
                 }
+            }
+            Place::Host { name, .. } => {
+                return Err(BuildError(format!("`{name}` is not resolved")));
             }
         }
     }
@@ -264,12 +309,20 @@ mod tests {
             span: Span::default(),
             line: 1,
         };
-        match read(&word) {
-            Ok(Reading::Target(Target::Address(address))) => address.to_string(),
-            Ok(Reading::Target(Target::File(path))) => format!("file {}", path.display()),
-            Ok(Reading::Tls(name)) => format!("tls {}", name.unwrap_or_default()),
-            Ok(other) => format!("{other:?}"),
-            Err(fault) => fault.message,
+        let target = match read(&word) {
+            Ok(target) => target,
+            Err(fault) => return fault.message,
+        };
+        let place = match target.place {
+            Place::Address(address) => address.to_string(),
+            Place::File(path) => format!("file {}", path.display()),
+            Place::Host { name, port } => format!("host {name} {port}"),
+        };
+        match target.protocol {
+            Protocol::Dns => place,
+            Protocol::Tls(None) => format!("{place} over TLS"),
+            Protocol::Tls(Some(name)) => format!("{place} over TLS as {}", name.to_str()),
+            Protocol::Https => format!("{place} over HTTPS"),
         }
     }
 
@@ -287,14 +340,28 @@ mod tests {
             ("dns://[2001:db8::1]:54", "[2001:db8::1]:54"),
             ("/etc/resolv.conf", "file /etc/resolv.conf"),
             ("dns:///etc/resolv.conf", "file /etc/resolv.conf"),
-            ("tls://9.9.9.9%dns.quad9.net", "tls dns.quad9.net"),
-            ("tls://9.9.9.9%dns.quad9.net:8853", "tls dns.quad9.net"),
-            ("tls://[2620:fe::fe%dns.quad9.net]:853", "tls dns.quad9.net"),
-            ("tls://1.1.1.1", "tls "),
-            ("https://1.1.1.1", "Https"),
-            ("dns.google", "HostName"),
-            ("dns.google:5353", "HostName"),
-            ("{{IP}}", "HostName"),
+            (
+                "tls://9.9.9.9%dns.quad9.net",
+                "9.9.9.9:853 over TLS as dns.quad9.net",
+            ),
+            (
+                "tls://9.9.9.9%dns.quad9.net:8853",
+                "9.9.9.9:8853 over TLS as dns.quad9.net",
+            ),
+            (
+                "tls://[2620:fe::fe%dns.quad9.net]:853",
+                "[2620:fe::fe]:853 over TLS as dns.quad9.net",
+            ),
+            (
+                "tls://2620:fe::fe%dns.quad9.net",
+                "[2620:fe::fe]:853 over TLS as dns.quad9.net",
+            ),
+            ("tls://1.1.1.1", "1.1.1.1:853 over TLS"),
+            ("tls://dns.google", "host dns.google. 853 over TLS"),
+            ("https://1.1.1.1", "1.1.1.1:443 over HTTPS"),
+            ("dns.google", "host dns.google. 53"),
+            ("dns.google:5353", "host dns.google. 5353"),
+            ("{{IP}}", "host {{IP}}. 53"),
         ] {
             assert_eq!(reading(text), expected, "{text}");
         }
@@ -327,6 +394,14 @@ mod tests {
                 "`300.1.1.1` is neither an address nor a file nor a name",
             ),
             (
+                "tls://9.9.9.9%dns..net",
+                "`dns..net` is no name of a server",
+            ),
+            (
+                "tls:///etc/resolv.conf",
+                "`tls:///etc/resolv.conf` has a path; a file names upstreams without TLS",
+            ),
+            (
                 "192.0.2.1%eth0",
                 "`192.0.2.1%eth0` is neither an address nor a file nor a name",
             ),
@@ -342,14 +417,18 @@ mod tests {
         let text = "# nameserver 192.0.2.9\nsearch a.org\nnameserver 192.0.2.1\nnameserver\n\
                     nameserver 2001:db8::1 # second\nnameserver wrong\nnameserver 192.0.2.1\n";
         std::fs::write(&path, text).unwrap();
-        let list = resolve(&[Target::File(path.clone())]).unwrap();
+        let target = |path: &Path| Target {
+            protocol: Protocol::Dns,
+            place: Place::File(path.to_path_buf()),
+        };
+        let list = resolve(&[target(&path)]).unwrap();
         let shown: Vec<_> = list
             .iter()
-            .map(|(address, _)| address.to_string())
+            .map(|destination| destination.address.to_string())
             .collect();
         assert_eq!(shown, ["192.0.2.1:53", "[2001:db8::1]:53"]);
-        assert!(list.iter().all(|(_, file)| file.as_ref() == Some(&path)));
-        let missing = resolve(&[Target::File(folder.path().join("none"))]);
+        assert!(list.iter().all(|one| one.file.as_ref() == Some(&path)));
+        let missing = resolve(&[target(&folder.path().join("none"))]);
         assert!(missing.unwrap_err().0.contains("No such file"));
     }
 

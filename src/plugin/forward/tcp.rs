@@ -1,4 +1,4 @@
-//! Queries over TCP: connections that are kept for the next query, each with one query at a time.
+//! Queries over TCP, with or without TLS: connections that are kept for the next query, each with one query at a time.
 //!
 //! One at a time, because then a connection in doubt costs one query only, and because replies in order need no
 //! table. An upstream may close a kept connection whenever it likes, mostly just as we write; such a query is sent
@@ -10,17 +10,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout_at};
+use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 
 use crate::plugin::forward::config::Transport;
 use crate::plugin::forward::metrics::{Proto, UpstreamMetrics};
 use crate::plugin::forward::random;
 use crate::plugin::forward::reply::Reply;
 use crate::plugin::forward::request::Request;
+use crate::plugin::forward::tls::{self, Tls};
 use crate::plugin::forward::trouble::Trouble;
 
 /// Connections to one upstream with a query on them.
@@ -37,6 +40,8 @@ const DIAL_MAX: Duration = Duration::from_secs(5);
 pub(super) struct Streams {
     to: SocketAddr,
     source: Option<IpAddr>,
+    tls: Option<Tls>,
+    proto: Proto,
     expire: Duration,
     max_age: Duration,
     read_timeout: Duration,
@@ -56,8 +61,11 @@ struct Kept {
     swept: bool,
 }
 
+/// A TLS session is large, and rare; a plain connection pays no more for it than a look at which one it is.
+type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+
 struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     local: SocketAddr,
     opened: Instant,
     used: Instant,
@@ -74,6 +82,7 @@ impl Streams {
     pub(super) fn new(
         to: SocketAddr,
         transport: &Transport,
+        tls: Option<Tls>,
         runtime: Handle,
         metrics: Arc<UpstreamMetrics>,
     ) -> Arc<Self> {
@@ -84,6 +93,12 @@ impl Streams {
         Arc::new(Self {
             to,
             source: transport.source,
+            proto: if tls.is_some() {
+                Proto::Tls
+            } else {
+                Proto::Tcp
+            },
+            tls,
             expire: transport.expire,
             max_age: transport.max_age,
             read_timeout: transport.read_timeout,
@@ -109,7 +124,7 @@ impl Streams {
         loop {
             let kept = self.take();
             let reused = kept.is_some();
-            self.metrics.socket(Proto::Tcp, reused);
+            self.metrics.socket(self.proto, reused);
             let mut connection = match kept {
                 Some(connection) => connection,
                 None => self.dial(deadline).await?,
@@ -131,24 +146,67 @@ impl Streams {
         let average = self.dial.load(Ordering::Relaxed);
         let limit = Duration::from_micros(average * 2).clamp(DIAL_MIN, DIAL_MAX);
         let until = deadline.min(start + limit);
-        let to = self.to;
-        let result = timeout_at(until.into(), connect(to, self.source)).await;
+        let result = self.open(until).await;
         // A weight of a quarter for the newest; a lost update matters to nobody.
         let took = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
         let average = average - average / 4 + took / 4;
         self.dial.store(average, Ordering::Relaxed);
-        let trouble = |error| Trouble::io(format_args!("dial tcp {to}: connect"), &error);
-        let stream = match result {
-            Ok(stream) => stream.map_err(trouble)?,
-            Err(_) => return Err(Trouble::late(format!("dial tcp {to}: i/o timeout"))),
+        result
+    }
+
+    /// Opens a connection, ready for a query.
+    async fn open(&self, until: Instant) -> Result<Connection, Trouble> {
+        let (to, proto) = (self.to, self.proto.as_str());
+        let trouble = |error| Trouble::io(format_args!("dial {proto} {to}: connect"), &error);
+        let stream = timeout_at(until.into(), connect(to, self.source))
+            .await
+            .map_err(|_| Trouble::late(format!("dial {proto} {to}: i/o timeout")))?
+            .map_err(trouble)?;
+        let local = stream.local_addr().map_err(trouble)?;
+        let stream = match &self.tls {
+            None => Either::Left(stream),
+            // Boxed, because the state of a handshake is much larger than that of everything else here.
+            Some(tls) => match timeout_at(until.into(), Box::pin(tls.handshake(stream))).await {
+                Ok(Ok(stream)) => Either::Right(stream),
+                Ok(Err(error)) => {
+                    return Err(tls::trouble(format_args!("dial {proto} {to}"), &error));
+                }
+                Err(_) => {
+                    let text = format!("dial {proto} {to}: tls handshake: i/o timeout");
+                    return Err(Trouble::late(text));
+                }
+            },
         };
         let now = Instant::now();
         Ok(Connection {
-            local: stream.local_addr().map_err(trouble)?,
+            local,
             stream,
             opened: now,
             used: now,
         })
+    }
+
+    /// Sends one message over a connection of its own and hands on what comes back, until something is taken.
+    pub(super) async fn probe(
+        &self,
+        message: &[u8],
+        is_alive: impl Fn(&[u8]) -> bool,
+        until: Instant,
+    ) -> Result<(), Trouble> {
+        let mut connection = self.open(until).await?;
+        let Connection { stream, local, .. } = &mut connection;
+        let exchange = async {
+            send(stream, message).await?;
+            while !is_alive(&receive(stream).await?) {}
+            Ok(())
+        };
+        let (to, proto) = (self.to, self.proto.as_str());
+        timeout_at(until.into(), exchange)
+            .await
+            .map_err(|_| Trouble::late(format!("read {proto} {local}->{to}: i/o timeout")))?
+            .map_err(|error: io::Error| {
+                tls::trouble(format_args!("read {proto} {local}->{to}: read"), &error)
+            })
     }
 
     async fn talk(
@@ -157,12 +215,13 @@ impl Streams {
         request: &Request,
         until: Instant,
     ) -> Result<Reply, Broken> {
-        let (local, to) = (connection.local, self.to);
+        let (local, to, proto) = (connection.local, self.to, self.proto.as_str());
         let stream = &mut connection.stream;
         match timeout_at(until.into(), self.exchange_on(stream, request)).await {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(error)) => {
-                let trouble = Trouble::io(format_args!("read tcp {local}->{to}: read"), &error);
+                let what = format_args!("read {proto} {local}->{to}: read");
+                let trouble = tls::trouble(what, &error);
                 Err(match error.kind() {
                     io::ErrorKind::UnexpectedEof
                     | io::ErrorKind::ConnectionReset
@@ -172,12 +231,12 @@ impl Streams {
                 })
             }
             Err(_) => Err(Broken::Other(Trouble::late(format!(
-                "read tcp {local}->{to}: i/o timeout"
+                "read {proto} {local}->{to}: i/o timeout"
             )))),
         }
     }
 
-    async fn exchange_on(&self, stream: &mut TcpStream, request: &Request) -> io::Result<Reply> {
+    async fn exchange_on(&self, stream: &mut Stream, request: &Request) -> io::Result<Reply> {
         let id = random::number();
         send(stream, &request.message(id)).await?;
         let asked = request.asked();
@@ -188,7 +247,7 @@ impl Streams {
             {
                 return Ok(reply);
             }
-            self.metrics.ignored(Proto::Tcp);
+            self.metrics.ignored(self.proto);
         }
     }
 
@@ -241,7 +300,7 @@ async fn sweep(streams: Weak<Streams>, period: Duration) {
     }
 }
 
-/// Opens a connection.
+/// Opens a plain connection.
 pub(super) async fn connect(to: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
     let socket = match to {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -256,16 +315,18 @@ pub(super) async fn connect(to: SocketAddr, source: Option<IpAddr>) -> io::Resul
 }
 
 /// Writes one message with its length (RFC 1035, section 4.2.2), in one segment (RFC 7766, section 8).
-pub(super) async fn send(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
+async fn send(stream: &mut (impl AsyncWrite + Unpin), message: &[u8]) -> io::Result<()> {
     let length = u16::try_from(message.len()).expect("a query has less than 300 octets");
     let mut framed = Vec::with_capacity(2 + message.len());
     framed.extend_from_slice(&length.to_be_bytes());
     framed.extend_from_slice(message);
-    stream.write_all(&framed).await
+    stream.write_all(&framed).await?;
+    // TLS may have taken the octets without sending all of them.
+    stream.flush().await
 }
 
 /// Reads one message.
-pub(super) async fn receive(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+async fn receive(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
     let mut length = [0; 2];
     stream.read_exact(&mut length).await?;
     let mut message = vec![0; usize::from(u16::from_be_bytes(length))];

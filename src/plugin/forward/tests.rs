@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::plugin::forward::SPEC;
 use crate::plugin::forward::config::{ForwardConfig, Health, Stanza, Transport};
 use crate::plugin::forward::policy::Policy;
+use crate::plugin::forward::tls::TlsFiles;
 use crate::plugin::testing;
 use crate::wire::code::Rcode;
 use crate::wire::name::Name;
@@ -21,7 +22,7 @@ fn faults(option: &str) -> Vec<String> {
 
 #[test]
 fn every_option_is_read() {
-    let text = "forward Example.ORG 192.0.2.1 192.0.2.2:54 /etc/resolv.conf {
+    let text = "forward Example.ORG 192.0.2.1 tls://192.0.2.2:54 /etc/resolv.conf {
         except a.example.org b.example.org
         except C.example.org
         force_tcp
@@ -40,6 +41,8 @@ fn every_option_is_read() {
         failover servfail notimpl
         failfast_all_unhealthy_upstreams
         source_address 127.0.0.2
+        tls cert.pem key.pem ca.pem
+        tls_servername dns.example.org
     }";
     let stanza = stanzas(text).remove(0);
     let name = |text| Name::from_text(text).unwrap();
@@ -62,6 +65,12 @@ fn every_option_is_read() {
         },
     };
     assert_eq!(stanza.transport, transport);
+    let files = TlsFiles {
+        identity: Some(("cert.pem".into(), "key.pem".into())),
+        authority: Some("ca.pem".into()),
+    };
+    assert_eq!(stanza.tls, files);
+    assert_eq!(stanza.server_name.unwrap().to_str(), "dns.example.org");
     assert_eq!(stanza.max_fails, 3);
     assert_eq!(stanza.max_connect_attempts, Some(4));
     assert_eq!(stanza.policy, Policy::Sequential);
@@ -147,6 +156,10 @@ fn what_coredns_refuses_is_refused_at_its_word() {
             "error: `tls` takes at most a certificate, a key and a CA @ d",
         ),
         (
+            "tls_servername dns..org",
+            "error: `dns..org` is no name of a server @ dns..org",
+        ),
+        (
             "doh_method PUT",
             "error: `PUT` is not a method for queries @ PUT",
         ),
@@ -197,10 +210,6 @@ fn all_faults_of_a_directive_are_told_at_once() {
 fn what_is_not_built_yet_is_checked_and_named() {
     for (text, expected) in [
         (
-            "forward . tls://9.9.9.9",
-            "not built: an upstream over TLS is not built yet @ tls://9.9.9.9",
-        ),
-        (
             "forward . https://1.1.1.1",
             "not built: an upstream over HTTPS is not built yet @ https://1.1.1.1",
         ),
@@ -211,16 +220,32 @@ fn what_is_not_built_yet_is_checked_and_named() {
     ] {
         assert_eq!(testing::faults(&SPEC, text), [expected], "{text}");
     }
-    for option in [
-        "tls",
-        "tls_servername dns.quad9.net",
-        "doh_method GET",
-        "resolver 9.9.9.9:53",
-    ] {
+    for option in ["doh_method GET", "resolver 9.9.9.9:53"] {
         let name = option.split(' ').next().unwrap();
         let expected = format!("not built: `forward` option `{name}` is not built yet @ {name}");
         assert_eq!(faults(option), [expected]);
     }
+}
+
+#[test]
+fn tls_takes_a_ca_a_certificate_and_its_key_or_all_three() {
+    let files = |option: &str| {
+        let text = format!("forward . tls://192.0.2.1 {{\n{option}\n}}");
+        stanzas(&text).remove(0).tls
+    };
+    assert_eq!(files("tls"), TlsFiles::default());
+    assert_eq!(files("tls ca").authority, Some("ca".into()));
+    let identity = Some(("cert".into(), "key".into()));
+    assert_eq!(files("tls cert key").identity, identity);
+    assert_eq!(files("tls cert key").authority, None);
+}
+
+#[test]
+fn tls_without_an_upstream_over_tls_is_warned_of() {
+    assert_eq!(
+        faults("tls_servername dns.quad9.net"),
+        ["warning: `tls_servername` is of no use here @ tls_servername dns.quad9.net"]
+    );
 }
 
 #[test]

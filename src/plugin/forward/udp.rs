@@ -141,6 +141,32 @@ impl Lanes {
         ticket.reply(until).await
     }
 
+    /// Sends one message over a socket of its own and waits until something that comes back is taken.
+    pub(super) async fn probe(
+        &self,
+        message: &[u8],
+        is_alive: impl Fn(&[u8]) -> bool,
+        until: Instant,
+    ) -> Result<(), Trouble> {
+        let to = self.to;
+        let exchange = async {
+            let socket = connect(to, self.source)?;
+            socket.send(message).await?;
+            // The header is all that counts; the rest of a datagram may be cut off.
+            let mut reply = [0; 512];
+            loop {
+                let length = socket.recv(&mut reply).await?;
+                if is_alive(&reply[..length]) {
+                    return Ok(());
+                }
+            }
+        };
+        timeout_at(until.into(), exchange)
+            .await
+            .map_err(|_| Trouble::late(format!("read udp {to}: i/o timeout")))?
+            .map_err(|error: io::Error| Trouble::io(format_args!("read udp {to}: read"), &error))
+    }
+
     /// A place on some socket, opened if there is none.
     fn ticket(&self, request: &Request) -> Result<Ticket, Trouble> {
         let share = Share::of(&self.outstanding)

@@ -13,6 +13,7 @@ use crate::plugin::forward::probe;
 use crate::plugin::forward::reply::Reply;
 use crate::plugin::forward::request::Request;
 use crate::plugin::forward::tcp::Streams;
+use crate::plugin::forward::tls::Tls;
 use crate::plugin::forward::trouble::Trouble;
 use crate::plugin::forward::udp::Lanes;
 
@@ -20,8 +21,7 @@ use crate::plugin::forward::udp::Lanes;
 pub(super) struct Upstream {
     pub(super) address: SocketAddr,
     pub(super) transport: Transport,
-    udp: Lanes,
-    tcp: Arc<Streams>,
+    link: Link,
     /// Probes that failed in a row. Queries that fail start a probe, but do not count.
     fails: AtomicU32,
     probing: AtomicBool,
@@ -29,17 +29,32 @@ pub(super) struct Upstream {
     runtime: Handle,
 }
 
+/// What queries go over.
+enum Link {
+    Plain { udp: Lanes, tcp: Arc<Streams> },
+    Tls(Arc<Streams>),
+}
+
 impl Upstream {
     pub(super) fn new(
         address: SocketAddr,
         transport: Transport,
+        tls: Option<Tls>,
         metrics: Arc<ForwardMetrics>,
         runtime: Handle,
     ) -> Self {
         let metrics = Arc::new(UpstreamMetrics::new(metrics, address));
+        let is_secure = tls.is_some();
+        let (rt, counts) = (runtime.clone(), Arc::clone(&metrics));
+        let streams = Streams::new(address, &transport, tls, rt.clone(), Arc::clone(&counts));
+        let link = if is_secure {
+            Link::Tls(streams)
+        } else {
+            let udp = Lanes::new(address, &transport, rt, counts);
+            Link::Plain { udp, tcp: streams }
+        };
         Self {
-            udp: Lanes::new(address, &transport, runtime.clone(), Arc::clone(&metrics)),
-            tcp: Streams::new(address, &transport, runtime.clone(), Arc::clone(&metrics)),
+            link,
             address,
             transport,
             fails: AtomicU32::new(0),
@@ -49,40 +64,61 @@ impl Upstream {
         }
     }
 
-    /// Asks once, over the transport that the options and the client choose.
+    /// Asks once, over the transport that the upstream, the options and the client choose.
     pub(super) async fn exchange(
         &self,
         request: &Request,
         deadline: Instant,
     ) -> Result<Reply, Trouble> {
         let transport = &self.transport;
+        let (udp, tcp) = match &self.link {
+            Link::Plain { udp, tcp } => (udp, tcp),
+            Link::Tls(streams) => return self.over(streams, request, deadline).await,
+        };
         if transport.force_tcp || request.over_tcp && !transport.prefer_udp {
-            return self.over_tcp(request, deadline).await;
+            return self.over(tcp, request, deadline).await;
         }
-        let reply = self.over_udp(request, deadline).await?;
+        let start = Instant::now();
+        let until = deadline.min(start + transport.read_timeout);
+        let reply = udp.exchange(request, until).await?;
+        self.replied(&reply, start);
         if !reply.truncated || !(transport.prefer_udp || request.whole) {
             return Ok(reply);
         }
-        match self.over_tcp(request, deadline).await {
+        match self.over(tcp, request, deadline).await {
             // A client over UDP can make something of TC: ask again over TCP, perhaps with more luck.
             Err(_) if !request.over_tcp && !request.whole => Ok(reply),
             result => result,
         }
     }
 
-    async fn over_udp(&self, request: &Request, deadline: Instant) -> Result<Reply, Trouble> {
+    async fn over(
+        &self,
+        streams: &Arc<Streams>,
+        request: &Request,
+        deadline: Instant,
+    ) -> Result<Reply, Trouble> {
         let start = Instant::now();
-        let until = deadline.min(start + self.transport.read_timeout);
-        let reply = self.udp.exchange(request, until).await?;
+        let reply = streams.exchange(request, deadline).await?;
         self.replied(&reply, start);
         Ok(reply)
     }
 
-    async fn over_tcp(&self, request: &Request, deadline: Instant) -> Result<Reply, Trouble> {
-        let start = Instant::now();
-        let reply = self.tcp.exchange(request, deadline).await?;
-        self.replied(&reply, start);
-        Ok(reply)
+    /// Sends a probe over a socket of its own and waits until something is taken for a reply.
+    pub(super) async fn send_probe(
+        &self,
+        message: &[u8],
+        is_alive: impl Fn(&[u8]) -> bool,
+        until: Instant,
+    ) -> Result<(), Trouble> {
+        match &self.link {
+            Link::Plain { udp, .. } if !self.transport.force_tcp => {
+                udp.probe(message, is_alive, until).await
+            }
+            Link::Plain { tcp: streams, .. } | Link::Tls(streams) => {
+                streams.probe(message, is_alive, until).await
+            }
+        }
     }
 
     fn replied(&self, reply: &Reply, start: Instant) {
