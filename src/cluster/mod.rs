@@ -156,6 +156,8 @@ pub struct Cluster {
     wanted: Box<[Resource]>,
     lists: [ListState; Resource::COUNT],
     known: Sender<Known>,
+    /// Whether that is something whole. Apart from it, because who reads it there takes a lock.
+    servable: AtomicBool,
     /// When what stands in for the lists was true, in seconds since 1970, plus one; zero while nothing stands in.
     restored: AtomicU64,
     serial: Serial,
@@ -200,6 +202,7 @@ impl Cluster {
             } else {
                 Known::InPart
             }),
+            servable: AtomicBool::new(wanted.is_empty()),
             restored: AtomicU64::new(0),
             serial: Serial::default(),
             external_serial: Serial::default(),
@@ -223,9 +226,10 @@ impl Cluster {
         *self.known.borrow() == Known::Synced
     }
 
-    /// Whether there is something whole to answer from: the lists, or a snapshot. Never goes back.
+    /// Whether there is something whole to answer from: the lists, or a snapshot. Never goes back. One load; who means to
+    /// deny a name asks before looking it up, since it may come in between.
     pub fn servable(&self) -> bool {
-        *self.known.borrow() != Known::InPart
+        self.servable.load(Ordering::Acquire)
     }
 
     /// The time that the snapshot is of which stands in for the first lists; none from the moment they are in.
@@ -370,6 +374,7 @@ impl Cluster {
                 *known = Known::Restored;
                 let seconds = since.as_secs().saturating_add(1);
                 self.restored.store(seconds, Ordering::Relaxed);
+                self.servable.store(true, Ordering::Release);
             }
             waiting
         });
@@ -452,6 +457,7 @@ impl ObjectSink for Cluster {
             if news {
                 *known = Known::Synced;
                 self.restored.store(0, Ordering::Relaxed);
+                self.servable.store(true, Ordering::Release);
             }
             news
         });

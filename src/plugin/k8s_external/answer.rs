@@ -7,7 +7,6 @@ use crate::plugin::k8s_external::name::ServicePlace;
 use crate::plugin::k8s_external::{Asked, External, Finding, balancer};
 use crate::plugin::service::{self, SrvTtl, Targets};
 use crate::plugin::stale;
-use crate::server::lent::LentCluster;
 use crate::wire::code::{Rcode, RecordType};
 use crate::wire::edns::ExtendedError;
 use crate::wire::record::Section;
@@ -25,7 +24,7 @@ impl External {
         exchange.state.extended_error = stale::error(cluster, ExtendedError::STALE_ANSWER);
         let reply = &mut exchange.reply;
         match found {
-            Finding::NameError | Finding::Denied => deny(exchange, asked.cluster),
+            Finding::NameError | Finding::Denied => deny(exchange, asked),
             Finding::NoData => {}
             Finding::Soa => self.write_soa(asked, reply),
             Finding::NameServers => self.write_name_server(asked, reply),
@@ -163,9 +162,9 @@ pub(super) fn soa_times(serial: u32, ttl: u32) -> SoaTimes {
     }
 }
 
-fn deny(exchange: &mut Exchange<'_>, cluster: &LentCluster) {
-    let cluster = cluster.scope.cluster();
-    if cluster.servable() {
+fn deny(exchange: &mut Exchange<'_>, asked: &Asked<'_>) {
+    let cluster = asked.cluster.scope.cluster();
+    if asked.servable {
         exchange.reply.rcode = Rcode::NXDOMAIN;
         let code = ExtendedError::STALE_NXDOMAIN_ANSWER;
         exchange.state.extended_error = stale::error(cluster, code);

@@ -84,6 +84,8 @@ struct Asked<'q> {
     /// Its octets left of the zone.
     split: usize,
     qtype: RecordType,
+    /// All names were known when this question was begun, so what is not found is not there.
+    servable: bool,
 }
 
 /// What there is for a question.
@@ -155,9 +157,11 @@ impl External {
     fn asked<'q>(&'q self, name: NameRef<'q>, qtype: RecordType) -> Option<Asked<'q>> {
         let in_zone = |zone: &'q Zone| Some((zone, name.prefix_len(zone.origin.as_ref())?));
         let (zone, split) = self.zones.iter().find_map(in_zone)?;
+        // There is one in every block that serves: one without `kubernetes` does not get past the parser.
+        let cluster = self.cluster.get()?;
         Some(Asked {
-            // There is one in every block that serves: one without `kubernetes` does not get past the parser.
-            cluster: self.cluster.get()?,
+            cluster,
+            servable: cluster.scope.cluster().servable(),
             zone,
             name,
             split,

@@ -47,6 +47,7 @@ impl Kubernetes {
                 name: lower.as_ref(),
                 split,
                 qtype: asked.qtype,
+                servable: asked.servable,
             };
             match self.find(&next) {
                 Finding::Service(_, view) if matches!(view.kind, ViewKind::ExternalName(_)) => {
@@ -95,8 +96,8 @@ impl Kubernetes {
     fn dead_end(&self, exchange: &mut Exchange<'_>, asked: &Asked<'_>) -> Step {
         exchange.reply.reset();
         exchange.reply.authoritative = true;
-        self.no_data(exchange, asked);
-        Step::Answered
+        // The Service that the chain leads to may not be listed yet.
+        self.no_records(exchange, asked)
     }
 
     /// Asks the whole server for the end of the chain.

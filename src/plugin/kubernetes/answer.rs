@@ -74,6 +74,7 @@ impl Kubernetes {
         if let Some(stale) = self.stale(ExtendedError::STALE_ANSWER) {
             exchange.state.extended_error = Some(stale);
         }
+        let is_service = matches!(found, Finding::Service(..));
         let reply = &mut exchange.reply;
         match found {
             Finding::NameError => return self.deny(exchange, asked),
@@ -125,10 +126,32 @@ impl Kubernetes {
                 _ => {}
             },
         }
-        if exchange.reply.count(Section::Answer) == 0 {
-            self.no_data(exchange, asked);
+        if exchange.reply.count(Section::Answer) > 0 {
+            return Step::Answered;
         }
+        if is_service {
+            return self.no_records(exchange, asked);
+        }
+        self.no_data(exchange, asked);
         Step::Answered
+    }
+
+    /// A Service has no records of the type. Until all is listed, its endpoints may still come.
+    pub(super) fn no_records(&self, exchange: &mut Exchange<'_>, asked: &Asked<'_>) -> Step {
+        if !self.is_whole(asked) {
+            return self.not_ready(exchange, asked);
+        }
+        self.no_data(exchange, asked);
+        Step::Answered
+    }
+
+    /// Whether all names like this one were known when the question was begun, or are now.
+    fn is_whole(&self, asked: &Asked<'_>) -> bool {
+        let known = || {
+            let imported = self.is_imported(asked);
+            self.scope.cluster().names_servable(imported)
+        };
+        asked.servable || known()
     }
 
     /// The extended error of this code as long as a snapshot stands in for the API server.
@@ -160,20 +183,27 @@ impl Kubernetes {
     }
 
     fn deny(&self, exchange: &mut Exchange<'_>, asked: &Asked<'_>) -> Step {
-        let imported = self.is_imported(asked);
-        if self.scope.cluster().names_servable(imported) {
-            exchange.reply.rcode = Rcode::NXDOMAIN;
-            // While the API server is away no name comes to be, so what a snapshot does not have is mostly not there;
-            // and SERVFAIL would end the search list of many a client (docs/decisions/0009-snapshot.md).
-            if let Some(stale) = self.stale(ExtendedError::STALE_NXDOMAIN_ANSWER) {
-                exchange.state.extended_error = Some(stale);
-            }
-        } else {
-            // A name error now would be kept by clients for as long as the SOA allows.
-            exchange.reply.rcode = Rcode::SERVFAIL;
-            let why = "the cluster is not listed yet";
-            exchange.state.extended_error = Some(ExtendedError::new(ExtendedError::NOT_READY, why));
+        // The last lists may have come in while the name was looked up: then it may be there by now.
+        let denied = asked.servable
+            || self.is_whole(asked) && matches!(self.find(asked), Finding::NameError);
+        if !denied {
+            return self.not_ready(exchange, asked);
         }
+        exchange.reply.rcode = Rcode::NXDOMAIN;
+        // While the API server is away no name comes to be, so what a snapshot does not have is mostly not there; and
+        // SERVFAIL would end the search list of many a client (docs/decisions/0009-snapshot.md).
+        if let Some(stale) = self.stale(ExtendedError::STALE_NXDOMAIN_ANSWER) {
+            exchange.state.extended_error = Some(stale);
+        }
+        self.no_data(exchange, asked);
+        Step::Answered
+    }
+
+    /// A denial now would be kept by clients for as long as the SOA allows.
+    fn not_ready(&self, exchange: &mut Exchange<'_>, asked: &Asked<'_>) -> Step {
+        exchange.reply.rcode = Rcode::SERVFAIL;
+        let why = "the cluster is not listed yet";
+        exchange.state.extended_error = Some(ExtendedError::new(ExtendedError::NOT_READY, why));
         self.no_data(exchange, asked);
         Step::Answered
     }

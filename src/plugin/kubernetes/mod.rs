@@ -94,6 +94,8 @@ struct Asked<'q> {
     /// Its octets left of the zone.
     split: usize,
     qtype: RecordType,
+    /// All names were known when this question was begun, so what is not found is not there.
+    servable: bool,
 }
 
 /// What the table has for a question.
@@ -193,7 +195,12 @@ impl Kubernetes {
                 .flatten()
         };
         let split = self.zones.iter().find_map(in_zone)?;
-        Some(Asked { name, split, qtype })
+        Some(Asked {
+            name,
+            split,
+            qtype,
+            servable: self.scope.cluster().servable(),
+        })
     }
 
     fn falls_through(&self, name: NameRef<'_>) -> bool {

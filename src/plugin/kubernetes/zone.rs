@@ -80,6 +80,7 @@ fn whole(zone: &Name) -> Asked<'_> {
         name: zone.as_ref(),
         split: 0,
         qtype: RecordType::SOA,
+        servable: true,
     }
 }
 
@@ -185,6 +186,7 @@ impl Walk {
             name: name.as_ref(),
             split: name.as_ref().len() - self.zone.as_ref().len(),
             qtype: RecordType::A,
+            servable: true,
         };
         matches!(self.kubernetes.find(&asked), Finding::Service(..))
     }

@@ -623,3 +623,66 @@ fn a_reply_shows_one_version_of_a_service() {
         }
     });
 }
+
+/// Answers after the first lists have come in between the look-up and the reply.
+struct Overtaken(Kubernetes, Arc<Cluster>);
+
+impl Plugin for Overtaken {
+    fn name(&self) -> &'static str {
+        "kubernetes"
+    }
+
+    fn query(&self, exchange: &mut Exchange<'_>) -> Step {
+        let name = NameBuf::copy_of(exchange.qname());
+        let asked = self.0.asked(name.as_ref(), exchange.qtype());
+        let asked = asked.expect("a name of the zone");
+        let found = self.0.find(&asked);
+        let web = service("web", ServiceKind::ClusterIp(vec![ip("10.0.0.1")]));
+        sync(&self.1, vec![web]);
+        self.0.answer(exchange, &asked, found)
+    }
+}
+
+#[test]
+fn a_name_that_was_looked_up_before_the_lists_were_in_is_not_denied_after_them() {
+    for (qname, rcode) in [
+        ("web.shop.svc.cluster.local", Rcode::SERVFAIL),
+        ("nope.shop.svc.cluster.local", Rcode::NXDOMAIN),
+    ] {
+        let cluster = cluster(Vec::new());
+        let overtaken = Overtaken(plugin(&cluster), cluster);
+        let reply = bench(vec![Arc::new(overtaken)]).ask(qname, RecordType::A);
+        assert_eq!(reply.rcode(), rcode, "{qname}");
+    }
+}
+
+#[test]
+fn until_the_first_lists_are_in_what_a_service_has_no_records_of_is_servfail() {
+    let cluster = cluster(vec![
+        service(
+            "alias",
+            ServiceKind::ExternalName("web.shop.svc.cluster.local".into()),
+        ),
+        service("peers", ServiceKind::Headless),
+        slice("peers", &[ip("10.1.0.1")]),
+    ]);
+    let rcode = |qname: &str, qtype| ask(plugin(&cluster), qname, qtype).rcode();
+    // The Service `web`, and a slice with IPv6 addresses, may be on their way.
+    let unknown = [
+        ("alias.shop.svc.cluster.local", RecordType::A),
+        ("peers.shop.svc.cluster.local", RecordType::AAAA),
+    ];
+    for (qname, qtype) in unknown {
+        assert_eq!(rcode(qname, qtype), Rcode::SERVFAIL, "{qname}");
+    }
+    assert_eq!(
+        rcode("peers.shop.svc.cluster.local", RecordType::A),
+        Rcode::NOERROR
+    );
+    for resource in WANTED {
+        cluster.list_finished(resource);
+    }
+    for (qname, qtype) in unknown {
+        assert_eq!(rcode(qname, qtype), Rcode::NOERROR, "{qname}");
+    }
+}
