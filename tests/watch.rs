@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use fake_api::{Answer, Asked, FakeApi, Then};
 use fingerpost::cluster::connect::{Connection, Surroundings};
-use fingerpost::cluster::objects::Resource::{self, EndpointSlices, Namespaces, Pods, Services};
+use fingerpost::cluster::objects::Resource::{
+    self, EndpointSlices, Namespaces, Pods, ServiceImports, Services,
+};
 use fingerpost::cluster::source::{ApiSource, Limits};
 use fingerpost::cluster::watch::pace::Pace;
 use fingerpost::cluster::watch::{WatchHandle, WatchPlan, start_on};
@@ -384,6 +386,21 @@ fn a_missing_right_stops_one_resource_until_it_is_granted() {
     assert_eq!(trouble, Some(("forbidden", expected)));
     granted.store(true, Ordering::SeqCst);
     watched.wait_for_names(&["/namespace"]);
+}
+
+#[test]
+fn that_a_resource_is_not_defined_counts_as_heard() {
+    let quick = Pace {
+        absent_delay: Duration::from_millis(5),
+        ..pace()
+    };
+    let watched = watch_at(quick, &[ServiceImports], |_| {
+        Answer::refusal(404, "no such resource")
+    });
+    watched.sink.wait("a list of nothing", |heard| {
+        heard.lists_of(ServiceImports) > 1
+    });
+    assert!(watched.handle.status()[0].silent_for.is_some());
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod roster;
 mod service;
 
 use std::borrow::Borrow;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
@@ -30,6 +31,9 @@ use crate::cluster::store::service::{
 use crate::cluster::table::origin::{Origin, Zones};
 use crate::cluster::table::{Keyed, Named, Ports, Slot, Table};
 use crate::wire::name::LABEL_MAX;
+
+/// Values that objects share are kept without a look for unused ones up to here.
+const SHARED_MIN: usize = 1024;
 
 /// A namespaced object: namespace and name, each as a label in lower case.
 type Key = Box<[u8]>;
@@ -126,6 +130,9 @@ pub(in crate::cluster) struct Store {
     ports: HashSet<Ports>,
     /// Topology zones as labels, shared by the slices.
     zones: HashSet<Arc<[u8]>>,
+    /// How many of each there may be before those that nothing has any more are looked for.
+    ports_max: usize,
+    zones_max: usize,
     /// ServiceImports, and the slices behind them.
     imports: Option<Box<Self>>,
 }
@@ -174,6 +181,8 @@ impl Store {
             pods: Pods::new(keep.clients),
             ports: HashSet::new(),
             zones: HashSet::new(),
+            ports_max: SHARED_MIN,
+            zones_max: SHARED_MIN,
             imports: imports::store(keep),
         }
     }
@@ -396,6 +405,7 @@ impl Store {
         };
         let ports = self.intern(slice.ports.clone());
         let known = &mut self.zones;
+        sweep(known, &mut self.zones_max);
         let zones = self.keep.zones.then(|| Zones::of(&slice, known)).flatten();
         let view = slice_view(&slice, ports, self.keep.pod_names).with_origin(Origin {
             cluster: imports::cluster_of(&slice),
@@ -464,6 +474,7 @@ impl Store {
         if let Some(known) = self.ports.get(&ports) {
             return Arc::clone(known);
         }
+        sweep(&mut self.ports, &mut self.ports_max);
         ports.shrink_to_fit();
         let ports = Arc::new(ports);
         self.ports.insert(Arc::clone(&ports));
@@ -479,6 +490,15 @@ impl Store {
             self.services.remove(key);
             table.services.pin().remove(key);
         }
+    }
+}
+
+/// Forgets the shared values that nothing has any more, once there are twice as many as were left the last time. Lists do
+/// it too, but there may be weeks between two of them.
+fn sweep<T: Eq + Hash + ?Sized>(known: &mut HashSet<Arc<T>>, max: &mut usize) {
+    if known.len() >= *max {
+        known.retain(|value| Arc::strong_count(value) > 1);
+        *max = (2 * known.len()).max(SHARED_MIN);
     }
 }
 
@@ -499,7 +519,51 @@ impl Seen {
 
 #[cfg(test)]
 mod tests {
-    use super::Version;
+    use super::*;
+    use crate::cluster::objects::Endpoint;
+
+    #[test]
+    fn ports_and_zones_that_change_without_end_leave_nothing_behind() {
+        let keep = Keep {
+            zones: true,
+            ..Keep::default()
+        };
+        let (mut store, table) = (Store::new(keep), Table::new(keep));
+        let endpoint = Endpoint {
+            addresses: vec![[10, 1, 0, 1].into()],
+            hostname: None,
+            target_name: None,
+            ready: true,
+            zone: None,
+        };
+        for round in 0..3 * SHARED_MIN {
+            let slice = EndpointSlice {
+                meta: Meta {
+                    namespace: "shop".into(),
+                    name: "web".into(),
+                    resource_version: Box::default(),
+                },
+                service: "web".into(),
+                import: None,
+                ports: vec![Port {
+                    name: format!("p{round}").into(),
+                    protocol: "TCP".into(),
+                    number: Some(80),
+                }],
+                endpoints: vec![Endpoint {
+                    zone: Some(format!("z{round}").into()),
+                    ..endpoint.clone()
+                }],
+                trigger_time: None,
+            };
+            store.apply(Object::EndpointSlice(slice), &table);
+        }
+        assert!(store.ports.len() <= SHARED_MIN && store.zones.len() <= SHARED_MIN);
+        let view = table.service(b"\x03web\x04shop").expect("it is there");
+        let slice = &view.slices[0];
+        assert_eq!(&*slice.ports[0].name, format!("p{}", 3 * SHARED_MIN - 1));
+        assert!(slice.zone_at(0).is_some());
+    }
 
     #[test]
     fn versions_are_the_same_only_if_their_text_is() {

@@ -121,6 +121,8 @@ impl Follower {
     /// a server that has just started may not have read its definitions.
     fn after_absence(&mut self) -> Duration {
         self.absences = self.absences.saturating_add(1);
+        // That there is nothing to hear of it was heard: what is known of it is not old.
+        self.heard();
         if self.absences > 1 || !self.progress.synced.load(Ordering::Acquire) {
             self.progress.forget_version();
             self.list_begun();

@@ -1,7 +1,7 @@
 //! What a cluster tells about itself: conditions for `/ready?verbose`, and metrics.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -14,11 +14,19 @@ use crate::server::process::Condition;
 use crate::telemetry::exposition::{Draft, Kind};
 use crate::telemetry::metrics::Families;
 
+/// Between two lines about times that are none.
+const TELL_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Characters of such a time that are shown.
+const TIME_SHOWN_MAX: usize = 64;
+
 /// What changes of objects count.
 pub(super) struct KubernetesMetrics {
     programming_duration: HistogramVec,
     servable_duration: HistogramVec,
     unusable: IntCounterVec,
+    /// When a time that is none was last told.
+    told: Mutex<Option<Instant>>,
 }
 
 impl Families for KubernetesMetrics {
@@ -51,6 +59,7 @@ impl Families for KubernetesMetrics {
             programming_duration,
             servable_duration,
             unusable,
+            told: Mutex::default(),
         })
     }
 }
@@ -59,7 +68,7 @@ impl KubernetesMetrics {
     /// Counts one change of endpoints, stamped with the time of its cause.
     pub(super) fn triggered(&self, headless: bool, time: &str) {
         let Some(cause) = trigger::parse_time(time) else {
-            tracing::warn!(target: "plugin/kubernetes", "`{time}` is not the time of a change (RFC 3339)");
+            self.tell(time, Instant::now());
             return;
         };
         let kind = if headless {
@@ -72,6 +81,16 @@ impl KubernetesMetrics {
         self.programming_duration
             .with_label_values(&[kind])
             .observe(took.as_secs_f64());
+    }
+
+    /// Anybody who may write an EndpointSlice writes this text, as long as an annotation may be and as often as they like.
+    fn tell(&self, time: &str, now: Instant) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| now.duration_since(told) >= TELL_INTERVAL) {
+            *told = Some(now);
+            let shown: String = time.chars().take(TIME_SHOWN_MAX).collect();
+            tracing::warn!(target: "plugin/kubernetes", "`{shown}` is not the time of a change (RFC 3339)");
+        }
     }
 
     /// Counts what the writer noticed.
@@ -317,6 +336,7 @@ fn detail(status: &WatchStatus) -> String {
 mod tests {
     use super::*;
     use crate::cluster::{Keep, ObjectSink};
+    use crate::telemetry::logging::captured;
     use crate::telemetry::metrics::Metrics;
 
     fn watched(resource: Resource) -> WatchStatus {
@@ -364,6 +384,21 @@ mod tests {
                 "false pods synced: not allowed to `list` and `watch` `pods`: pods is forbidden (403)",
             ]
         );
+    }
+
+    #[test]
+    fn a_time_that_is_none_is_told_once_a_minute_and_not_at_any_length() {
+        let log = captured(|| {
+            let metrics = Metrics::new().families::<KubernetesMetrics>();
+            let start = Instant::now();
+            let long = "soon".repeat(1000);
+            metrics.triggered(true, &long);
+            for second in [0, 30, 59, 61, 62] {
+                metrics.tell(&long, start + Duration::from_secs(second));
+            }
+        });
+        assert_eq!(log.lines().count(), 2, "{log}");
+        assert!(log.lines().all(|line| line.len() < 200), "{log}");
     }
 
     fn shown(metrics: &Metrics) -> Vec<String> {
