@@ -410,6 +410,119 @@ fn an_answer_about_a_cluster_allocates_nothing() {
 }
 
 #[test]
+fn an_answer_about_topology_zones_and_other_clusters_allocates_nothing() {
+    let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubernetes/cluster.yaml");
+    let corefile = format!(
+        ". {{
+            errors
+            kubernetes cluster.local clusterset.local {{
+                manifests {}
+                zonal
+                multicluster clusterset.local
+            }}
+        }}",
+        manifests.display()
+    );
+    let mut bench = Bench::of_corefile(&corefile, &[]);
+    for (name, kind, rcode) in [
+        (
+            "Us-A.pin._zone.hlz.ns1.svc.cluster.local",
+            RecordType::A,
+            Rcode::NOERROR,
+        ),
+        (
+            "us-c.prefer._zone.hlz.ns1.svc.cluster.local",
+            RecordType::SRV,
+            Rcode::NOERROR,
+        ),
+        (
+            "us-c.pin._zone.hlz.ns1.svc.cluster.local",
+            RecordType::A,
+            Rcode::NOERROR,
+        ),
+        (
+            "us-a.pin._zone.nope.ns1.svc.cluster.local",
+            RecordType::A,
+            Rcode::NXDOMAIN,
+        ),
+        (
+            "Web.ns1.svc.clusterset.local",
+            RecordType::A,
+            Rcode::NOERROR,
+        ),
+        (
+            "mdual.ns1.svc.clusterset.local",
+            RecordType::SRV,
+            Rcode::NOERROR,
+        ),
+        (
+            "mhl.ns1.svc.clusterset.local",
+            RecordType::SRV,
+            Rcode::NOERROR,
+        ),
+        (
+            "moverlap.ns1.svc.clusterset.local",
+            RecordType::A,
+            Rcode::NOERROR,
+        ),
+        (
+            "pod-0.c2.mhl.ns1.svc.clusterset.local",
+            RecordType::A,
+            Rcode::NOERROR,
+        ),
+        (
+            "web.ns1.svc.clusterset.local",
+            RecordType::TXT,
+            Rcode::NOERROR,
+        ),
+        (
+            "pod-0.mhl.ns1.svc.clusterset.local",
+            RecordType::A,
+            Rcode::NXDOMAIN,
+        ),
+    ] {
+        assert_eq!(bench.ask(name, kind, rcode), 0, "{name} {kind}");
+    }
+}
+
+#[test]
+fn an_answer_about_a_cluster_seen_from_outside_allocates_nothing() {
+    let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/k8s_external/cluster.yaml");
+    let corefile = format!(
+        ". {{
+            errors
+            k8s_external ext.test in-addr.arpa {{
+                headless
+            }}
+            kubernetes cluster.local {{
+                manifests {}
+            }}
+        }}",
+        manifests.display()
+    );
+    let mut bench = Bench::of_corefile(&corefile, &[]);
+    for (name, kind, rcode) in [
+        ("LB.ns1.ext.test", RecordType::A, Rcode::NOERROR),
+        ("lb2.ns1.ext.test", RecordType::AAAA, Rcode::NOERROR),
+        ("_http._tcp.lb.ns1.ext.test", RecordType::A, Rcode::NOERROR),
+        ("lb.ns1.ext.test", RecordType::AAAA, Rcode::NOERROR),
+        ("lb.ns1.ext.test", RecordType::SRV, Rcode::NOERROR),
+        ("lbhost.ns1.ext.test", RecordType::CNAME, Rcode::NOERROR),
+        ("ext.test", RecordType::SOA, Rcode::NOERROR),
+        ("1.100.51.198.in-addr.arpa", RecordType::PTR, Rcode::NOERROR),
+        ("nope.ns1.ext.test", RecordType::A, Rcode::NXDOMAIN),
+        ("hl.ns1.ext.test", RecordType::A, Rcode::NOERROR),
+        ("hl.ns1.ext.test", RecordType::SRV, Rcode::NOERROR),
+        ("_dup.hl.ns1.ext.test", RecordType::A, Rcode::NOERROR),
+    ] {
+        assert_eq!(bench.ask(name, kind, rcode), 0, "{name} {kind}");
+    }
+    // A load balancer's name is looked up by the whole server, whose reply has to be kept for a moment.
+    let asks_again = bench.ask("lbhost.ns1.ext.test", RecordType::A, Rcode::NOERROR);
+    assert!(asks_again > 0);
+}
+
+#[test]
 fn a_search_through_a_cluster_allocates_nothing() {
     let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubernetes/cluster.yaml");
     let corefile = format!(

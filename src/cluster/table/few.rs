@@ -1,9 +1,10 @@
 //! A list that mostly has one member, which then takes no memory of its own.
 
+use std::fmt;
 use std::ops::Deref;
 
 /// One, or any other number.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Few<T> {
     /// The usual case.
     One(T),
@@ -19,6 +20,13 @@ impl<T> Deref for Few<T> {
             Self::One(one) => std::slice::from_ref(one),
             Self::Several(several) => several,
         }
+    }
+}
+
+/// As a list, like any other.
+impl<T: fmt::Debug> fmt::Debug for Few<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self).finish()
     }
 }
 
@@ -73,6 +81,7 @@ mod tests {
             let all: Vec<u8> = (0..length).collect();
             let few = Few::from(all.clone());
             assert_eq!(*few, *all);
+            assert_eq!(format!("{few:?}"), format!("{all:?}"));
             assert_eq!(few, all.iter().copied().collect::<Few<u8>>());
             assert_eq!(matches!(few, Few::One(_)), length == 1);
         }

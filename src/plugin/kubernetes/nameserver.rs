@@ -118,7 +118,7 @@ fn add_servers(
     true
 }
 
-/// Where we can be reached: the addresses that `bind` names, else those of all interfaces but the loopback.
+/// Where we can be reached: the addresses that `bind` names, else those of all interfaces that are of use elsewhere.
 ///
 /// CoreDNS loses them altogether where `bind` is used, and then answers its own NS with no data.
 pub(super) fn local_addresses(bind: Option<&[IpAddr]>) -> Box<[IpAddr]> {
@@ -131,7 +131,17 @@ pub(super) fn local_addresses(bind: Option<&[IpAddr]>) -> Box<[IpAddr]> {
         Vec::new()
     });
     let addresses = interfaces.iter().map(if_addrs::Interface::ip);
-    addresses.filter(|address| !address.is_loopback()).collect()
+    addresses.filter(is_of_use).collect()
+}
+
+/// Whether others may be told of an address. CoreDNS tells link-local ones too, which lead nowhere without an interface
+/// (RFC 4472, section 2.1).
+fn is_of_use(address: &IpAddr) -> bool {
+    let link_local = match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    !address.is_loopback() && !link_local
 }
 
 #[cfg(test)]
@@ -145,6 +155,24 @@ mod tests {
         assert_eq!(*local_addresses(Some(&bound)), bound);
         let everywhere = local_addresses(Some(&[[0, 0, 0, 0].into()]));
         assert_eq!(everywhere, local_addresses(None));
-        assert!(!everywhere.iter().any(IpAddr::is_loopback));
+        assert!(everywhere.iter().all(is_of_use));
+    }
+
+    #[test]
+    fn addresses_that_lead_nowhere_from_elsewhere_are_not_told() {
+        for (text, expected) in [
+            ("127.0.0.1", false),
+            ("::1", false),
+            ("169.254.20.10", false),
+            ("fe80::1", false),
+            ("10.1.0.53", true),
+            ("fd00::53", true),
+        ] {
+            let address = text.parse().expect("an address");
+            assert_eq!(is_of_use(&address), expected, "{text}");
+        }
+        // Whoever binds one means it.
+        let bound: [IpAddr; 1] = [[169, 254, 20, 10].into()];
+        assert_eq!(*local_addresses(Some(&bound)), bound);
     }
 }
