@@ -102,13 +102,18 @@ impl Bed {
     /// With one object of each resource, listed.
     fn new(resources: &[Resource]) -> Self {
         let model = Model::default();
-        for resource in ALL {
+        let imports = resources.contains(&ServiceImports);
+        for &resource in if imports { resources } else { &ALL } {
             model.set(
                 resource,
                 object(resource, "old", "10.0.0.1"),
                 Wire::Delivers,
             );
         }
+        let keep = Keep {
+            imports,
+            ..Keep::default()
+        };
         let api = model.serve();
         let source = ApiSource::Endpoint {
             url: api.url(),
@@ -129,7 +134,7 @@ impl Bed {
             .unwrap();
         let process = Process::new(runtime.handle().clone());
         let sink = Arc::new(Observed {
-            cluster: Cluster::new(resources, Keep::default()),
+            cluster: Cluster::new(resources, keep),
             writes: Mutex::default(),
         });
         let handle = start_on(connection, plan, sink.clone(), &process, Pace::default()).unwrap();
@@ -209,7 +214,8 @@ fn object(resource: Resource, name: &str, address: &str) -> Value {
         Namespaces => json!({}),
         Services => json!({"spec": {"clusterIP": address}}),
         EndpointSlices => json!({"endpoints": [{"addresses": [address]}]}),
-        Pods | ServiceImports => json!({"status": {"podIP": address, "phase": "Running"}}),
+        Pods => json!({"status": {"podIP": address, "phase": "Running"}}),
+        ServiceImports => json!({"spec": {"type": "ClusterSetIP", "ips": [address], "ports": []}}),
     };
     object["metadata"] = json!({"name": name, "labels": {"kubernetes.io/service-name": "web"}});
     if resource != Namespaces {
@@ -260,6 +266,37 @@ fn a_deletion_that_was_lost_is_repaired_and_counted() {
     }
     bed.wait_for_end("same");
     assert_eq!(ALL.map(|resource| bed.repaired(resource)), [1; 4]);
+}
+
+#[test]
+fn what_was_lost_of_other_clusters_is_repaired_and_counted() {
+    let bed = Bed::new(&[EndpointSlices, ServiceImports]);
+    for resource in [EndpointSlices, ServiceImports] {
+        let set = |name: &str, address: &str| {
+            let mut object = object(resource, name, address);
+            // A slice of this cluster's own Service becomes one of an import.
+            object["metadata"]["labels"] = json!({"multicluster.kubernetes.io/service-name": name});
+            bed.model.set(resource, object, Wire::Loses)
+        };
+        let added = set("new", "10.0.0.2");
+        bed.wait("the addition", |bed| bed.repaired(resource) == 1);
+        assert_eq!(bed.known(resource, "new"), Some(added.to_string()));
+        let changed = set("old", "10.0.0.3");
+        bed.wait("the change", |bed| bed.repaired(resource) == 2);
+        assert_eq!(bed.known(resource, "old"), Some(changed.to_string()));
+        bed.model.delete(resource, "shop", "new", Wire::Loses);
+        bed.wait("the deletion", |bed| bed.repaired(resource) == 3);
+        assert_eq!(bed.known(resource, "new"), None);
+    }
+    let table = &bed.sink.cluster.table;
+    let imports = table.imports().expect("they are kept");
+    let old = imports.service(b"\x03old\x04shop").expect("it is there");
+    let address = "10.0.0.3".parse().unwrap();
+    assert!(old.has_cluster_ip(address) && old.backends_at(address).count() == 1);
+    assert!(imports.service(b"\x03new\x04shop").is_none());
+    bed.wait_for_end("same");
+    let repaired = [EndpointSlices, ServiceImports].map(|resource| bed.repaired(resource));
+    assert_eq!(repaired, [3; 2]);
 }
 
 #[test]

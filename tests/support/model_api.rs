@@ -142,6 +142,7 @@ impl Model {
             "namespaces" => Resource::Namespaces,
             "services" => Resource::Services,
             "endpointslices" => Resource::EndpointSlices,
+            "serviceimports" => Resource::ServiceImports,
             _ => Resource::Pods,
         };
         self.with(|inner| {
@@ -197,6 +198,7 @@ impl Inner {
             Resource::Services,
             Resource::EndpointSlices,
             Resource::Pods,
+            Resource::ServiceImports,
         ] {
             self.send(resource, event("BOOKMARK", &mark));
         }
