@@ -5,9 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::chain::exchange::Exchange;
 use crate::chain::plugin::Step;
 use crate::plugin::testing::bench::{Ask, Bench, Link, Upstream, wait_until};
-use crate::plugin::{cache, cancel, hosts, kubernetes};
+use crate::plugin::{autopath, cache, cancel, hosts, kubernetes};
 use crate::wire::code::{Rcode, RecordType};
 use crate::wire::name::{Name, ROOT};
 use crate::wire::record::Section;
@@ -30,6 +31,22 @@ spec:
 
 const PTR: &str = "10.0.96.10.in-addr.arpa.";
 
+/// Denies the name, for five minutes.
+fn deny(exchange: &mut Exchange<'_>) {
+    let times = SoaTimes {
+        serial: 1,
+        refresh: 1,
+        retry: 1,
+        expire: 1,
+        minimum: 300,
+    };
+    exchange.reply.rcode = Rcode::NXDOMAIN;
+    exchange.reply.go_to(Section::Authority);
+    exchange
+        .reply
+        .soa(Owner::Name(ROOT), 300, ROOT, ROOT, times);
+}
+
 /// The middle of the kubeadm Corefile: a cluster from `folder`, and an upstream that denies names and knows addresses.
 fn cluster(folder: &Path, hosts_text: Option<&'static str>) -> (Bench, Arc<Upstream>) {
     let upstream = Upstream::answering(|exchange, _| {
@@ -40,18 +57,7 @@ fn cluster(folder: &Path, hosts_text: Option<&'static str>) -> (Bench, Arc<Upstr
                 .name_record(Owner::Question, RecordType::PTR, 300, target.as_ref());
             return;
         }
-        let times = SoaTimes {
-            serial: 1,
-            refresh: 1,
-            retry: 1,
-            expire: 1,
-            minimum: 300,
-        };
-        exchange.reply.rcode = Rcode::NXDOMAIN;
-        exchange.reply.go_to(Section::Authority);
-        exchange
-            .reply
-            .soa(Owner::Name(ROOT), 300, ROOT, ROOT, times);
+        deny(exchange);
     });
     let text: &'static str = format!(
         "kubernetes cluster.local in-addr.arpa {{\n manifests {}\n fallthrough\n}}",
@@ -141,4 +147,52 @@ fn a_query_that_is_given_up_before_a_stale_entry_is_verified_gets_the_stale_answ
     ask.arrival.received += Duration::from_secs(20);
     let stale = ["answer web.example.org. 0 IN A 192.0.2.1"];
     assert_eq!(bench.send(&ask).records(), stale);
+}
+
+#[test]
+fn each_name_of_a_search_is_kept_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("resolv.conf");
+    fs::write(&file, "search a.example b.example\n").unwrap();
+    let text: &'static str = format!("autopath . {}", file.display()).leak();
+    let upstream = Upstream::answering(|exchange, _| {
+        if exchange.qname().to_string() == "www.example.org." {
+            exchange
+                .reply
+                .a(Owner::Question, 300, [192, 0, 2, 1].into());
+        } else {
+            deny(exchange);
+        }
+    });
+    let bench = Bench::new(vec![
+        Link::Corefile(&autopath::SPEC, text),
+        Link::Corefile(&cache::SPEC, "cache 300"),
+        Link::Made(Arc::<Upstream>::clone(&upstream)),
+    ]);
+    let searched = || {
+        bench
+            .ask("www.example.org.a.example", RecordType::A)
+            .records()
+    };
+    let first = searched();
+    assert_eq!(first.len(), 2, "an alias and its address: {first:?}");
+    assert_eq!(
+        upstream.asked(),
+        3,
+        "with a.example, with b.example, and alone"
+    );
+    assert_eq!(searched().len(), 2);
+    // Who asks for one of the names finds it, and no alias with it.
+    let rcode = |qname: &str| bench.ask(qname, RecordType::A).rcode();
+    assert_eq!(rcode("www.example.org.b.example"), Rcode::NXDOMAIN);
+    assert!(answers(
+        &bench,
+        "www.example.org",
+        RecordType::A,
+        "IN A 192.0.2.1"
+    ));
+    assert_eq!(upstream.asked(), 3);
+    // A name that shares the rest of the path shares nothing else.
+    assert_eq!(rcode("mail.example.org.a.example"), Rcode::NXDOMAIN);
+    assert_eq!(upstream.asked(), 6);
 }
