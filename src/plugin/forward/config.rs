@@ -1,6 +1,6 @@
 //! `forward FROM TO... { ... }`: every option, with its check.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,6 +35,8 @@ pub(super) struct Stanza {
     pub(super) tls: TlsFiles,
     /// What the certificates of all upstreams must be for, unless it is their addresses.
     pub(super) server_name: Option<ServerName<'static>>,
+    /// Who is asked for upstreams that are given by name; nobody means the system.
+    pub(super) resolvers: Vec<SocketAddr>,
     /// Failed probes after which an upstream is down; 0 means never.
     pub(super) max_fails: u32,
     /// Queries at a time; 0 means any number.
@@ -96,6 +98,7 @@ impl Stanza {
             },
             tls: TlsFiles::default(),
             server_name: None,
+            resolvers: Vec::new(),
             max_fails: 2,
             max_concurrent: 0,
             max_connect_attempts: None,
@@ -206,15 +209,17 @@ impl<'r, 'c> Reader<'r, 'c> {
                     "`tls_servername` names all upstreams already",
                 ));
             }
+            // Over TLS the name must fit a certificate, too, unless another is given.
             Target {
-                protocol: Protocol::Https,
-                ..
-            } => self.not_built(word, "an upstream over HTTPS"),
-            Target {
-                place: Place::Host { .. },
-                ..
-            } => self.not_built(word, "an upstream given by name"),
+                protocol: Protocol::Tls(None) | Protocol::Https,
+                place: Place::Host { name, .. },
+            } if self.stanza.server_name.is_none() => {
+                target::server_name(word, name)?;
+            }
             _ => {}
+        }
+        if target.protocol == Protocol::Https {
+            self.not_built(word, "an upstream over HTTPS");
         }
         self.stanza.targets.push(target);
         Ok(())
@@ -277,37 +282,27 @@ impl<'r, 'c> Reader<'r, 'c> {
             "failfast_all_unhealthy_upstreams" => stanza.failfast = flag(option)?,
             "tls" => stanza.tls = tls_files(option)?,
             "tls_servername" => stanza.server_name = Some(server_name(option)?),
-            "doh_method" | "resolver" => return self.later(option),
+            "resolver" => stanza.resolvers = resolvers(option)?,
+            "doh_method" => return self.method(option),
             _ => return Err(unknown_option("forward", option, SPEC.option_names())),
         }
         Ok(())
     }
 
-    /// Options that are checked in full and not built yet.
-    fn later(&mut self, option: &'c Directive) -> Result<(), Diagnostic> {
-        let name = option.name.text.as_str();
-        match name {
-            "doh_method" => {
-                let mut args = Args::of(option);
-                let word = args.take("`POST` or `GET`")?;
-                args.finish()?;
-                if word.text != "POST" && word.text != "GET" {
-                    let message = format!("`{}` is not a method for queries", word.text);
-                    return Err(Diagnostic::error(
-                        word.span,
-                        message,
-                        "expected POST or GET",
-                    ));
-                }
-            }
-            _ => {
-                Args::of(option).take("an IP address, with or without a port")?;
-                for word in &option.args {
-                    resolver(word)?;
-                }
-            }
+    /// Checked in full and not built yet.
+    fn method(&mut self, option: &'c Directive) -> Result<(), Diagnostic> {
+        let mut args = Args::of(option);
+        let word = args.take("`POST` or `GET`")?;
+        args.finish()?;
+        if word.text != "POST" && word.text != "GET" {
+            let message = format!("`{}` is not a method for queries", word.text);
+            return Err(Diagnostic::error(
+                word.span,
+                message,
+                "expected POST or GET",
+            ));
         }
-        self.not_built(&option.name, &format!("`forward` option `{name}`"));
+        self.not_built(&option.name, "`forward` option `doh_method`");
         Ok(())
     }
 }
@@ -467,11 +462,15 @@ fn server_name(option: &Directive) -> Result<ServerName<'static>, Diagnostic> {
     target::server_name(word, &word.text)
 }
 
-fn resolver(word: &Word) -> Result<(), Diagnostic> {
-    let text = word.text.as_str();
-    let is_address = text.parse::<IpAddr>().is_ok() || text.parse::<std::net::SocketAddr>().is_ok();
-    if is_address {
-        return Ok(());
-    }
-    read_as::<IpAddr>(word, "an IP address, with or without a port").map(|_| ())
+fn resolvers(option: &Directive) -> Result<Vec<SocketAddr>, Diagnostic> {
+    const EXPECTED: &str = "an IP address, with or without a port";
+    Args::of(option).take(EXPECTED)?;
+    let one = |word: &Word| {
+        if let Ok(address) = word.text.parse() {
+            return Ok(address);
+        }
+        let address = read_as::<IpAddr>(word, EXPECTED)?;
+        Ok(SocketAddr::new(address, 53))
+    };
+    option.args.iter().map(one).collect()
 }

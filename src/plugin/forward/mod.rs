@@ -26,6 +26,7 @@ mod probe;
 mod random;
 mod reply;
 mod request;
+mod resolver;
 mod target;
 mod tcp;
 mod tls;
@@ -40,6 +41,8 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::chain::exchange::{Exchange, Protocol};
 use crate::chain::plugin::{Plugin, Step};
@@ -96,7 +99,7 @@ fn group(
 ) -> Result<Arc<Group>, BuildError> {
     let process = assembly.process;
     let metrics: Arc<ForwardMetrics> = process.metrics.families();
-    let addresses = target::resolve(&stanza.targets)?;
+    let addresses = target::resolve(&stanza.targets, &stanza.resolvers)?;
     if addresses.is_empty() {
         return Err(BuildError("no valid upstream addresses found".into()));
     }
@@ -113,10 +116,12 @@ fn group(
         address,
         protocol,
         file,
+        host,
     } in addresses
     {
         let transport = stanza.transport.clone();
-        let tls = tls(&protocol, stanza, address, assembly)?;
+        let place = (address, host.as_deref());
+        let tls = tls(&protocol, stanza, place, assembly)?;
         let mut key = format!("{address} {transport:?}");
         if let Some(tls) = &tls {
             key += &format!(" {:?} {:?}", tls.name, tls.client.files());
@@ -142,7 +147,7 @@ fn group(
 fn tls(
     protocol: &Spoken,
     stanza: &Stanza,
-    address: SocketAddr,
+    (address, host): (SocketAddr, Option<&str>),
     assembly: &Assembly<'_>,
 ) -> Result<Option<Tls>, BuildError> {
     let name = match protocol {
@@ -163,8 +168,12 @@ fn tls(
     }
     Ok(Some(Tls {
         client,
-        // Without a name it is the address that the certificate must be for.
-        name: name.cloned().unwrap_or_else(|| address.ip().into()),
+        // Whoever lied about the address of a host could well have a certificate for that address, so it is the host
+        // that counts. Without any name it is the address.
+        name: name
+            .cloned()
+            .or_else(|| ServerName::try_from(host?.trim_end_matches('.').to_owned()).ok())
+            .unwrap_or_else(|| address.ip().into()),
     }))
 }
 

@@ -127,7 +127,7 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         "resolver",
         "resolver IP[:PORT]...",
         "the system's",
-        "who resolves upstreams that are given by name; not built yet",
+        "who resolves upstreams that are given by name",
     ),
 ];
 

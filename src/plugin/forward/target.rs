@@ -9,6 +9,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use crate::corefile::diagnostic::Diagnostic;
 use crate::corefile::tree::Word;
 use crate::plugin::BuildError;
+use crate::plugin::forward::resolver;
 use crate::wire::name::Name;
 
 /// Where queries may go, as it is written.
@@ -36,7 +37,7 @@ pub(super) enum Place {
     /// In a file in resolv.conf format; its `nameserver` lines are read when the plugin is built.
     File(PathBuf),
     /// At the addresses that a name has when the plugin is built.
-    Host { name: Name, port: u16 },
+    Host { name: String, port: u16 },
 }
 
 /// An address with its port, and the link that a link-local address is on.
@@ -126,23 +127,27 @@ fn address_or_name(word: &Word, text: &str, port: u16) -> Result<Place, Diagnost
         return Ok(Place::Address(address));
     }
     let Some((host, digits)) = text.rsplit_once(':') else {
-        return match name(text) {
-            Some(name) => Ok(Place::Host { name, port }),
-            None => fault(
-                "is neither an address nor a file nor a name",
-                "not an upstream",
-            ),
-        };
+        if is_name(text) {
+            let name = text.to_owned();
+            return Ok(Place::Host { name, port });
+        }
+        return fault(
+            "is neither an address nor a file nor a name",
+            "not an upstream",
+        );
     };
     let Some(port) = digits.parse().ok().filter(|&port: &u16| port != 0) else {
         return fault("has no port from 1 to 65535", "not a port");
     };
-    match (HostPort::parse_bare(host, port), name(host)) {
+    match HostPort::parse_bare(host, port) {
         // Without brackets nothing tells a port from the last group of an IPv6 address.
-        (Some(address), _) if address.address.is_ipv4() || host.starts_with('[') => {
+        Some(address) if address.address.is_ipv4() || host.starts_with('[') => {
             Ok(Place::Address(address))
         }
-        (None, Some(name)) => Ok(Place::Host { name, port }),
+        None if is_name(host) => Ok(Place::Host {
+            name: host.to_owned(),
+            port,
+        }),
         _ => fault(
             "is neither an address nor a file nor a name",
             "not an upstream",
@@ -150,15 +155,14 @@ fn address_or_name(word: &Word, text: &str, port: u16) -> Result<Place, Diagnost
     }
 }
 
-/// What can be the name of a host. Names may hold almost anything, and CoreDNS looks them all up (a template
+/// Whether this can be the name of a host. Names may hold almost anything, and CoreDNS looks them all up (a template
 /// that nobody filled in, `{{IP}}`, too); digits and dots alone, or the marks of an address, are an address that went
 /// wrong.
-fn name(text: &str) -> Option<Name> {
-    let is_name = text
-        .bytes()
+fn is_name(text: &str) -> bool {
+    text.bytes()
         .all(|octet| octet.is_ascii_graphic() && !b"%[]:".contains(&octet))
-        && text.bytes().any(|octet| octet.is_ascii_alphabetic());
-    Name::from_text(text).ok().filter(|_| is_name)
+        && text.bytes().any(|octet| octet.is_ascii_alphabetic())
+        && Name::from_text(text).is_ok()
 }
 
 /// `9.9.9.9%dns.quad9.net:853` into `9.9.9.9:853` and the name.
@@ -236,30 +240,47 @@ pub(super) struct Destination {
     pub(super) protocol: Protocol,
     /// The file that named it.
     pub(super) file: Option<PathBuf>,
+    /// The name that it was given by.
+    pub(super) host: Option<String>,
 }
 
-/// The addresses behind the targets, in order, each once.
-pub(super) fn resolve(targets: &[Target]) -> Result<Vec<Destination>, BuildError> {
+/// The addresses behind the targets, in order, each once. Names are asked of these servers, or of the system. Blocks.
+pub(super) fn resolve(
+    targets: &[Target],
+    servers: &[SocketAddr],
+) -> Result<Vec<Destination>, BuildError> {
+    let hosts: Vec<&str> = targets
+        .iter()
+        .filter_map(|target| match &target.place {
+            Place::Host { name, .. } => Some(name.as_str()),
+            _ => None,
+        })
+        .collect();
+    let mut found = resolver::lookup(&hosts, servers)?.into_iter();
     let mut list: Vec<Destination> = Vec::new();
     for Target { protocol, place } in targets {
-        let mut add = |address: SocketAddr, file: Option<&Path>| {
+        let mut add = |address: SocketAddr, file: Option<&Path>, host: Option<&str>| {
             if !list.iter().any(|known| known.address == address) {
                 list.push(Destination {
                     address,
                     protocol: protocol.clone(),
                     file: file.map(Path::to_path_buf),
+                    host: host.map(str::to_owned),
                 });
             }
         };
         match place {
-            Place::Address(address) => add(address.resolve()?, None),
+            Place::Address(address) => add(address.resolve()?, None, None),
             Place::File(path) => {
                 for address in nameservers(path)? {
-                    add(address.resolve()?, Some(path));
+                    add(address.resolve()?, Some(path), None);
                 }
             }
-            Place::Host { name, .. } => {
-                return Err(BuildError(format!("`{name}` is not resolved")));
+            Place::Host { name, port } => {
+                let addresses = found.next().expect("each host has been looked up");
+                for address in addresses {
+                    add(SocketAddr::new(address, *port), None, Some(name));
+                }
             }
         }
     }
@@ -357,11 +378,11 @@ mod tests {
                 "[2620:fe::fe]:853 over TLS as dns.quad9.net",
             ),
             ("tls://1.1.1.1", "1.1.1.1:853 over TLS"),
-            ("tls://dns.google", "host dns.google. 853 over TLS"),
+            ("tls://dns.google", "host dns.google 853 over TLS"),
             ("https://1.1.1.1", "1.1.1.1:443 over HTTPS"),
-            ("dns.google", "host dns.google. 53"),
-            ("dns.google:5353", "host dns.google. 5353"),
-            ("{{IP}}", "host {{IP}}. 53"),
+            ("dns.google", "host dns.google 53"),
+            ("dns.google:5353", "host dns.google 5353"),
+            ("{{IP}}", "host {{IP}} 53"),
         ] {
             assert_eq!(reading(text), expected, "{text}");
         }
@@ -421,14 +442,14 @@ mod tests {
             protocol: Protocol::Dns,
             place: Place::File(path.to_path_buf()),
         };
-        let list = resolve(&[target(&path)]).unwrap();
+        let list = resolve(&[target(&path)], &[]).unwrap();
         let shown: Vec<_> = list
             .iter()
             .map(|destination| destination.address.to_string())
             .collect();
         assert_eq!(shown, ["192.0.2.1:53", "[2001:db8::1]:53"]);
         assert!(list.iter().all(|one| one.file.as_ref() == Some(&path)));
-        let missing = resolve(&[target(&folder.path().join("none"))]);
+        let missing = resolve(&[target(&folder.path().join("none"))], &[]);
         assert!(missing.unwrap_err().0.contains("No such file"));
     }
 
