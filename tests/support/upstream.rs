@@ -39,6 +39,8 @@ struct Shared {
     silent: AtomicBool,
     /// RCODE of every reply.
     rcode: AtomicU16,
+    /// Each so many queries get SERVFAIL; 0 for none.
+    failing: AtomicU16,
     /// Names that begin with `gate` wait for a permit.
     gate: Semaphore,
 }
@@ -59,8 +61,12 @@ impl Seen {
 
     pub fn is_probe(&self) -> bool {
         // QTYPE NS.
+        self.qtype() == 2
+    }
+
+    pub fn qtype(&self) -> u16 {
         let end = question_end(&self.message);
-        self.message[end - 4..end - 2] == [0, 2]
+        u16::from_be_bytes([self.message[end - 4], self.message[end - 3]])
     }
 }
 
@@ -89,6 +95,7 @@ impl Upstream {
             seen: Mutex::default(),
             silent: AtomicBool::new(false),
             rcode: AtomicU16::new(0),
+            failing: AtomicU16::new(0),
             gate: Semaphore::new(0),
         });
         let tasks = vec![
@@ -108,6 +115,11 @@ impl Upstream {
 
     pub fn set_rcode(&self, rcode: u16) {
         self.shared.rcode.store(rcode, Ordering::Relaxed);
+    }
+
+    /// SERVFAIL to one of so many queries.
+    pub fn set_failing(&self, one_of: u16) {
+        self.shared.failing.store(one_of, Ordering::Relaxed);
     }
 
     /// Lets so many gated queries go.
@@ -203,11 +215,15 @@ async fn serve_stream(
 
 impl Shared {
     fn acts(&self, message: &[u8], from: SocketAddr, over_tcp: bool) -> Vec<Act> {
-        self.seen.lock().unwrap().push(Seen {
-            message: message.to_vec(),
-            from,
-            over_tcp,
-        });
+        let count = {
+            let mut seen = self.seen.lock().unwrap();
+            seen.push(Seen {
+                message: message.to_vec(),
+                from,
+                over_tcp,
+            });
+            seen.len()
+        };
         if self.silent.load(Ordering::Relaxed) {
             return Vec::new();
         }
@@ -223,6 +239,11 @@ impl Shared {
         match self.rcode.load(Ordering::Relaxed) {
             0 => {}
             rcode => return vec![Act::Send(reply(message, 0x8180 | rcode, b"", 0))],
+        }
+        match self.failing.load(Ordering::Relaxed) {
+            0 => {}
+            one_of if count % usize::from(one_of) != 0 => {}
+            _ => return vec![Act::Send(reply(message, 0x8182, b"", 0))],
         }
         script(word, message, over_tcp, good, forged)
     }

@@ -12,7 +12,7 @@ use crate::chain::plugin::{Answer, Failure, Verdict};
 
 /// Questions that are out at a time, and clients that wait for one of them.
 const FLIGHTS_MAX: usize = 65_536;
-const WAITERS_MAX: usize = 4_096;
+const WAITERS_MAX: usize = 16_384;
 
 type Waiting = HashMap<Arc<[u8]>, Vec<oneshot::Sender<Verdict>>>;
 

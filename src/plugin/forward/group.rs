@@ -11,8 +11,9 @@ use tokio::time::{sleep, timeout_at};
 use crate::chain::plugin::{Answer, Failure, Verdict};
 use crate::plugin::forward::config::Stanza;
 use crate::plugin::forward::flight::{Flights, Join};
+use crate::plugin::forward::health::Health;
 use crate::plugin::forward::metrics::ForwardMetrics;
-use crate::plugin::forward::policy::Picker;
+use crate::plugin::forward::policy::{Picker, Policy};
 use crate::plugin::forward::random;
 use crate::plugin::forward::reply::Reply;
 use crate::plugin::forward::request::Request;
@@ -159,15 +160,23 @@ impl Group {
             Some(attempts) => attempts as usize,
             None => ATTEMPTS_EACH * usable.len(),
         };
+        let mut well = self.well(&usable);
         let mut order = self.picker.order(usable.len());
         let (mut down, mut attempts, mut failovers) = (0, 0, 0);
         let mut trouble = None;
         while Instant::now() < deadline && (attempts_max == 0 || attempts < attempts_max) {
             if order.is_round_over() {
                 down = 0;
+                well = 0;
             }
-            let mut upstream = &usable[order.next()].upstream;
-            if upstream.is_down(self.stanza.max_fails) {
+            let place = order.next();
+            let mut upstream = &usable[place].upstream;
+            if well != 0 && well & (1 << place) == 0 {
+                self.pass_over(upstream, request);
+                continue;
+            }
+            if upstream.health.is_down(self.stanza.max_fails) {
+                upstream.try_again(request);
                 down += 1;
                 if down < usable.len() {
                     continue;
@@ -179,7 +188,7 @@ impl Group {
                 // Perhaps it is the probes that are broken: any upstream is as good as another.
                 upstream = &usable[random::below(usable.len())].upstream;
             }
-            match upstream.exchange(request, deadline).await {
+            match upstream.ask(request, deadline).await {
                 Ok(reply) => {
                     failovers += 1;
                     let may_fail_over = failovers < usable.len();
@@ -191,7 +200,7 @@ impl Group {
                 Err(error) => {
                     trouble = Some(error);
                     if self.stanza.max_fails != 0 {
-                        upstream.probe();
+                        upstream.doubt();
                     }
                     attempts += 1;
                     if down >= usable.len() {
@@ -204,6 +213,35 @@ impl Group {
             }
         }
         failed(trouble)
+    }
+
+    /// The upstreams that will probably reply, as bits; none where the Corefile says that all are as good
+    /// (`max_fails 0`).
+    fn well(&self, usable: &[&Member]) -> u64 {
+        let stanza = &self.stanza;
+        if stanza.max_fails == 0 {
+            return 0;
+        }
+        // Who wants a certain order may want certain answers; then a slow reply is better than another one.
+        let mind_silence = stanza.policy != Policy::Sequential;
+        let is_absent = |health: &Health| {
+            health.is_doubtful()
+                || health.is_down(stanza.max_fails)
+                || mind_silence && health.is_quiet()
+        };
+        usable
+            .iter()
+            .enumerate()
+            .filter(|(_, member)| !is_absent(&member.upstream.health))
+            .fold(0, |bits, (place, _)| bits | 1 << place)
+    }
+
+    /// Goes by an upstream that will probably not reply; others will.
+    fn pass_over(&self, upstream: &Arc<Upstream>, request: &Request) {
+        self.metrics.passed_over.inc();
+        if upstream.health.is_doubtful() {
+            upstream.try_again(request);
+        }
     }
 
     fn judge(

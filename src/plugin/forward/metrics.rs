@@ -22,6 +22,8 @@ pub(super) struct ForwardMetrics {
     stripped: IntCounterVec,
     /// All upstreams of a directive were down.
     pub(super) broken: IntCounter,
+    /// Upstreams that were passed over because they are doubtful or silent.
+    pub(super) passed_over: IntCounter,
     /// Queries past `max_concurrent`.
     pub(super) rejected: IntCounter,
     /// Queries that got the reply to another client's identical question.
@@ -79,6 +81,10 @@ impl Families for ForwardMetrics {
             broken: counter(
                 "coredns_forward_healthcheck_broken_total",
                 "queries that found all upstreams down",
+            )?,
+            passed_over: counter(
+                "fingerpost_forward_passed_over_total",
+                "times an upstream that does not reply was passed over for one that does",
             )?,
             rejected: counter(
                 "coredns_forward_max_concurrent_rejects_total",

@@ -19,6 +19,7 @@ mod bailiwick;
 mod config;
 mod flight;
 mod group;
+mod health;
 mod metrics;
 mod options;
 mod policy;
@@ -46,8 +47,9 @@ use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::chain::exchange::{Exchange, Protocol};
 use crate::chain::plugin::{Plugin, Step};
-use crate::plugin::forward::config::{ForwardConfig, Stanza};
+use crate::plugin::forward::config::{ForwardConfig, Stanza, Transport};
 use crate::plugin::forward::group::{Group, Member};
+use crate::plugin::forward::health::Health;
 use crate::plugin::forward::metrics::ForwardMetrics;
 use crate::plugin::forward::policy::UPSTREAMS_MAX;
 use crate::plugin::forward::request::Request;
@@ -56,6 +58,7 @@ use crate::plugin::forward::tls::{Client, Tls};
 use crate::plugin::forward::upstream::Upstream;
 use crate::plugin::{BuildError, Config, Spec};
 use crate::server::assembly::Assembly;
+use crate::server::process::Process;
 use crate::wire::code::{Rcode, RecordType};
 use crate::wire::name::{Name, NameRef};
 
@@ -119,20 +122,9 @@ fn group(
         host,
     } in addresses
     {
-        let transport = stanza.transport.clone();
         let place = (address, host.as_deref());
         let tls = tls(&protocol, stanza, place, assembly)?;
-        let mut key = format!("{address} {transport:?}");
-        if let Some(tls) = &tls {
-            key += &format!(" {:?} {:?}", tls.name, tls.client.files());
-        }
-        let made = process.shared.get_or_try(&key, || {
-            let (metrics, runtime) = (Arc::clone(&metrics), process.runtime.clone());
-            Ok::<_, Infallible>(Arc::new(Upstream::new(
-                address, transport, tls, metrics, runtime,
-            )))
-        });
-        let Ok(upstream) = made;
+        let upstream = upstream(address, tls, stanza, process, &metrics);
         members.push(Arc::new(Member::new(upstream, file, stanza.from.clone())));
     }
     let made = process.shared.get_or_try(&key, || {
@@ -175,6 +167,41 @@ fn tls(
             .or_else(|| ServerName::try_from(host?.trim_end_matches('.').to_owned()).ok())
             .unwrap_or_else(|| address.ip().into()),
     }))
+}
+
+/// An upstream, which all that ask it in the same way share.
+fn upstream(
+    address: SocketAddr,
+    tls: Option<Tls>,
+    stanza: &Stanza,
+    process: &Process,
+    metrics: &Arc<ForwardMetrics>,
+) -> Arc<Upstream> {
+    let transport = stanza.transport.clone();
+    let secure = tls
+        .as_ref()
+        .map(|tls| format!("{:?} {:?}", tls.name, tls.client.files()));
+    // However many blocks and options ask an address, it is probed once.
+    let Transport {
+        force_tcp,
+        source,
+        ref health,
+        ..
+    } = transport;
+    let health_key = format!("{address} {secure:?} {force_tcp} {source:?} {health:?}");
+    let made = process
+        .shared
+        .get_or_try(&health_key, || Ok::<_, Infallible>(Arc::new(Health::new())));
+    let Ok(health) = made;
+    let key = format!("{address} {secure:?} {transport:?}");
+    let made = process.shared.get_or_try(&key, || {
+        let (metrics, runtime) = (Arc::clone(metrics), process.runtime.clone());
+        Ok::<_, Infallible>(Arc::new(Upstream::new(
+            address, transport, tls, health, metrics, runtime,
+        )))
+    });
+    let Ok(upstream) = made;
+    upstream
 }
 
 /// One directive at work.

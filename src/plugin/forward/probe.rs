@@ -1,10 +1,11 @@
 //! Probes of an upstream that failed: from the first failed query until the first answered probe.
 
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::time::sleep;
+use tokio::time::timeout;
 
+use crate::plugin::forward::health::{self, Health};
 use crate::plugin::forward::random;
 use crate::plugin::forward::request::Request;
 use crate::plugin::forward::trouble::Trouble;
@@ -16,22 +17,28 @@ use crate::wire::query::flag;
 /// How long one probe waits.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The least time between two probes: `health_check 0` is no wish for a flood.
-const INTERVAL_MIN: Duration = Duration::from_millis(10);
-
-/// Probes until a probe is answered or nobody uses the upstream any more.
-pub(super) async fn run(upstream: Weak<Upstream>) {
-    loop {
+/// Probes until the upstream is well or nobody uses it any more.
+pub(super) async fn run(upstream: Weak<Upstream>, health: Arc<Health>) {
+    for probes in 0.. {
         let Some(upstream) = upstream.upgrade() else {
-            return;
+            return health.end_probing();
         };
+        let pause = health::pause(upstream.transport.health.interval, probes);
         if once(&upstream).await.is_ok() {
-            return upstream.recovered();
+            health.recovered();
+        } else {
+            upstream.metrics.health_failed();
+            health.probe_failed();
         }
-        upstream.failed();
-        let interval = upstream.transport.health.interval.max(INTERVAL_MIN);
         drop(upstream);
-        sleep(interval).await;
+        if health.may_end_probing() {
+            return;
+        }
+        // A reply to a query is as good as one to a probe.
+        let _ = timeout(pause, health.until_well()).await;
+        if health.may_end_probing() {
+            return;
+        }
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
 use crate::plugin::forward::config::Transport;
+use crate::plugin::forward::health::Health;
 use crate::plugin::forward::metrics::{ForwardMetrics, UpstreamMetrics};
 use crate::plugin::forward::probe;
 use crate::plugin::forward::reply::Reply;
@@ -17,14 +17,15 @@ use crate::plugin::forward::tls::Tls;
 use crate::plugin::forward::trouble::Trouble;
 use crate::plugin::forward::udp::Lanes;
 
+/// How long a trial waits.
+const TRIAL_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// A server that we ask. Blocks and generations that talk to it in the same way share it.
 pub(super) struct Upstream {
     pub(super) address: SocketAddr,
     pub(super) transport: Transport,
     link: Link,
-    /// Probes that failed in a row. Queries that fail start a probe, but do not count.
-    fails: AtomicU32,
-    probing: AtomicBool,
+    pub(super) health: Arc<Health>,
     pub(super) metrics: Arc<UpstreamMetrics>,
     runtime: Handle,
 }
@@ -40,6 +41,7 @@ impl Upstream {
         address: SocketAddr,
         transport: Transport,
         tls: Option<Tls>,
+        health: Arc<Health>,
         metrics: Arc<ForwardMetrics>,
         runtime: Handle,
     ) -> Self {
@@ -57,8 +59,7 @@ impl Upstream {
             link,
             address,
             transport,
-            fails: AtomicU32::new(0),
-            probing: AtomicBool::new(false),
+            health,
             metrics,
             runtime,
         }
@@ -128,31 +129,35 @@ impl Upstream {
         }
     }
 
-    /// Whether more probes failed than may; 0 may fail without end.
-    pub(super) fn is_down(&self, fails_max: u32) -> bool {
-        fails_max != 0 && self.fails.load(Ordering::Relaxed) > fails_max
+    /// Asks once, and notes how that went.
+    pub(super) async fn ask(&self, request: &Request, deadline: Instant) -> Result<Reply, Trouble> {
+        let _wait = self.health.wait();
+        let start = Instant::now();
+        let result = self.exchange(request, deadline).await;
+        if result.is_ok() {
+            self.health.replied(start.elapsed());
+        }
+        result
     }
 
     /// Starts probing, unless that is under way.
-    pub(super) fn probe(self: &Arc<Self>) {
-        if !self.probing.swap(true, Ordering::AcqRel) {
-            self.runtime.spawn(probe::run(Arc::downgrade(self)));
+    pub(super) fn doubt(self: &Arc<Self>) {
+        if self.health.doubt() {
+            let health = Arc::clone(&self.health);
+            let prober = probe::run(Arc::downgrade(self), health);
+            self.runtime.spawn(prober);
         }
     }
 
-    /// A probe was answered: all is forgotten, probing ends.
-    pub(super) fn recovered(&self) {
-        self.fails.store(0, Ordering::Relaxed);
-        self.probing.store(false, Ordering::Release);
-    }
-
-    /// A probe was not answered.
-    pub(super) fn failed(&self) {
-        self.metrics.health_failed();
-        let _ = self
-            .fails
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |fails| {
-                fails.checked_add(1)
-            });
+    /// Sends a copy of a query that goes elsewhere, to see whether there is a reply again; at most one a second.
+    pub(super) fn try_again(self: &Arc<Self>, request: &Request) {
+        if !self.health.may_try() {
+            return;
+        }
+        let (this, request) = (Arc::clone(self), request.clone());
+        self.runtime.spawn(async move {
+            // A reply is noted; that there is none is nothing new.
+            drop(this.ask(&request, Instant::now() + TRIAL_TIMEOUT).await);
+        });
     }
 }
