@@ -749,3 +749,95 @@ fn the_status_of_a_load_balancer_is_answered_as_soon_as_the_watch_tells() {
         }
     });
 }
+
+/// A Pod at the address that the next test hands round. It stays until it is let go.
+fn tenant(space: &str, name: &str) -> Value {
+    let mut pod = pod(space, name);
+    pod["metadata"]["finalizers"] = json!(["example.test/stays"]);
+    pod["status"]["podIP"] = json!("10.200.0.7");
+    pod["status"]["podIPs"] = json!([{"ip": "10.200.0.7"}]);
+    pod
+}
+
+/// Which of the two namespaces the client at that address is taken to be in, and so is answered for the search path of.
+fn searched(server: &in_process::Server) -> Vec<&'static str> {
+    let mut spaces = vec!["tenant-a", "tenant-b"];
+    spaces.retain(|space| {
+        let name = format!("www.example.test.{space}.svc.cluster.local.");
+        let reply = server.ask_from([10, 200, 0, 7], &name, RecordType::A);
+        let shown = in_process::shown(&reply);
+        assert_eq!(
+            shown.rcode == "NOERROR",
+            shown.sections[0].len() == 2,
+            "{shown:?}"
+        );
+        shown.rcode == "NOERROR"
+    });
+    spaces
+}
+
+#[test]
+fn autopath_follows_an_address_from_one_namespace_to_the_next() {
+    with_plane(|plane| {
+        let (a, b) = ("tenant-a", "tenant-b");
+        plane.load(&json!({"items": [namespace(a), namespace(b), tenant(a, "first")]}));
+        let kubeconfig = plane.kubeconfig();
+        let server = in_process::Server::new(&format!(
+            ". {{
+                autopath @kubernetes
+                cache
+                hosts /dev/null {{
+                    192.0.2.80 www.example.test
+                    fallthrough cluster.local
+                }}
+                kubernetes cluster.local {{
+                    kubeconfig {} test
+                    pods verified
+                    startup_timeout 60s
+                }}
+            }}\n",
+            kubeconfig.display()
+        ));
+        let turns_to = |before: &[&str], after: &[&str]| {
+            let until = std::time::Instant::now() + Duration::from_secs(60);
+            loop {
+                let mut now = searched(&server);
+                if now != before && now != after {
+                    // It changed between the two questions.
+                    now = searched(&server);
+                }
+                if now == after {
+                    return;
+                }
+                assert!(
+                    now == before && std::time::Instant::now() < until,
+                    "{now:?}"
+                );
+                std::thread::park_timeout(Duration::from_millis(2));
+            }
+        };
+        let lets_go = |space: &str, name: &str| {
+            let path = format!("/api/v1/namespaces/{space}/pods/{name}");
+            let free = json!({"metadata": {"finalizers": null}});
+            plane.request(http::Method::PATCH, &path, Some(&free));
+        };
+        turns_to(&[a], &[a]);
+        // On its way out it has the address until another Pod runs there.
+        plane.delete(&tenant(a, "first"));
+        turns_to(&[a], &[a]);
+        plane.load(&json!({"items": [tenant(b, "second")]}));
+        turns_to(&[a], &[b]);
+        lets_go(a, "first");
+        turns_to(&[b], &[b]);
+        // Of two that run nobody can tell who asks.
+        plane.load(&json!({"items": [tenant(a, "third")]}));
+        turns_to(&[b], &[]);
+        plane.delete(&tenant(b, "second"));
+        turns_to(&[], &[a]);
+        lets_go(b, "second");
+        turns_to(&[a], &[a]);
+        plane.delete(&tenant(a, "third"));
+        lets_go(a, "third");
+        turns_to(&[a], &[]);
+    });
+}

@@ -1,13 +1,15 @@
 //! One question for each rule of `kubernetes`, asked of a small cluster: `kubernetes/cases` says what comes back.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/cases.rs"]
+mod cases;
 #[path = "support/in_process.rs"]
 mod in_process;
 
 use std::path::Path;
 
-use fingerpost::wire::code::RecordType;
-use in_process::{Server, Shown, shown};
+use cases::Case;
+use in_process::{Server, Shown};
 
 /// The names behind the cluster's aliases.
 const HOSTS: &str = "hosts /dev/null {
@@ -50,29 +52,6 @@ fn name(text: &str) -> String {
     }
 }
 
-/// One record of the file as replies show it.
-fn record(text: &str, qname: &str, ttl: &str) -> String {
-    let mut words = text.split_whitespace().peekable();
-    let is_owner =
-        |word: &&str| !word.starts_with('@') && RecordType::from_mnemonic(word).is_none();
-    let owner = words.next_if(is_owner).map_or(qname.to_owned(), name);
-    let ttl = words
-        .next_if(|word| word.starts_with('@'))
-        .map_or(ttl, |word| &word[1..]);
-    let kind = words.next().unwrap();
-    let mut rdata: Vec<String> = words.map(str::to_owned).collect();
-    let names: &[usize] = match kind {
-        "CNAME" | "PTR" | "NS" => &[0],
-        "SRV" => &[3],
-        "SOA" => &[0, 1],
-        _ => &[],
-    };
-    for &index in names {
-        rdata[index] = name(&rdata[index]);
-    }
-    format!("{owner} {ttl} {kind} {}", rdata.join(" "))
-}
-
 /// The SOA that denies, given the zone as the client spelled it, its TTL and minimum.
 fn soa(zone: &str, ttl: &str, minimum: &str) -> String {
     let below = if zone == "." { "" } else { zone };
@@ -91,11 +70,8 @@ fn zone_of(qname: &str, directive: &str) -> String {
     qname[qname.len() - zone.len()..].to_owned()
 }
 
-fn expected(outcome: &str, qname: &str, directive: &str) -> Shown {
-    let (kind, rest) = outcome
-        .trim()
-        .split_once(' ')
-        .unwrap_or((outcome.trim(), ""));
+fn expected(case: &Case<'_>, directive: &str) -> Shown {
+    let (kind, rest) = case.outcome.split_once(' ').unwrap_or((case.outcome, ""));
     let mut denial: Vec<&str> = rest
         .split_whitespace()
         .map(|word| word.trim_start_matches('@'))
@@ -113,14 +89,10 @@ fn expected(outcome: &str, qname: &str, directive: &str) -> Shown {
     };
     let mut sections: [Vec<String>; 3] = Default::default();
     if kind == "ok" {
-        let (answer, additional) = rest.split_once(" ; ").unwrap_or((rest, ""));
-        for (section, text) in [(0, answer), (2, additional)] {
-            let records = text.split(" | ").filter(|text| !text.is_empty());
-            sections[section] = records.map(|text| record(text, qname, "5")).collect();
-            sections[section].sort();
-        }
+        sections = cases::sections(rest, case.qname, "5", &name);
     } else if aa {
-        sections[1].push(soa(&zone_of(qname, directive), denial[0], denial[1]));
+        let zone = zone_of(case.qname, directive);
+        sections[1].push(soa(&zone, denial[0], denial[1]));
     }
     Shown {
         rcode: rcode.to_owned(),
@@ -132,40 +104,6 @@ fn expected(outcome: &str, qname: &str, directive: &str) -> Shown {
 #[test]
 fn every_rule_answers_as_its_case_says() {
     let cases = std::fs::read_to_string(path("cases")).unwrap();
-    let (mut directive, mut running) = ("", None);
-    let (mut asked, mut different) = (0, Vec::new());
-    for line in cases
-        .lines()
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-    {
-        if let Some(block) = line.strip_prefix("block ") {
-            directive = block;
-            running = Some(server(block));
-            continue;
-        }
-        let (question, outcome) = line.split_once(": ").unwrap();
-        let mut words = question.split(' ');
-        let (number, text, qtype) = (
-            words.next().unwrap(),
-            words.next().unwrap(),
-            words.next().unwrap(),
-        );
-        let qname = name(text);
-        let server = running.as_ref().expect("a block stands first");
-        let got = shown(&server.ask(&qname, RecordType::from_mnemonic(qtype).unwrap()));
-        let expected = expected(outcome, &qname, directive);
-        asked += 1;
-        if got != expected {
-            different.push(format!(
-                "{number} {qname} {qtype}\n  expected {expected:?}\n  got      {got:?}"
-            ));
-        }
-    }
+    let asked = cases::run(&cases, server, name, expected);
     assert!(asked > 200, "{asked} cases were read");
-    assert!(
-        different.is_empty(),
-        "{} of {asked} cases differ:\n{}",
-        different.len(),
-        different.join("\n")
-    );
 }

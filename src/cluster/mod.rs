@@ -293,8 +293,7 @@ impl Cluster {
         self.external_serial.take()
     }
 
-    /// Seconds since 1970 of the last change of what other clusters export; 0 before the first. What the first lists
-    /// bring is no change.
+    /// Seconds since 1970 of the last change of what other clusters export; 0 before the first.
     pub fn import_serial(&self) -> u32 {
         self.import_serial.get()
     }
@@ -367,6 +366,8 @@ impl Cluster {
         }
         self.serial.move_on();
         self.external_serial.move_on();
+        // The lists may find all of it as it is, and 0 is older than any secondary has.
+        self.import_serial.move_on();
         let since = saved_at.duration_since(UNIX_EPOCH).unwrap_or_default();
         self.known.send_if_modified(|known| {
             let waiting = *known == Known::InPart;

@@ -221,3 +221,22 @@ fn a_comparison_knows_imports_and_their_slices() {
     assert!(cluster.unconfirmed(Resource::ServiceImports, 9).is_empty());
     assert!(cluster.unconfirmed(Resource::EndpointSlices, 9).is_empty());
 }
+
+#[test]
+fn imports_of_a_snapshot_have_a_serial_though_the_lists_change_nothing() {
+    let cluster = with_imports();
+    let objects = [
+        Object::Namespace(meta("shop", "1")),
+        set_ip("web", "2", "10.0.0.1"),
+    ];
+    cluster.restore(objects.clone().into_iter(), std::time::SystemTime::now());
+    for resource in WANTED {
+        cluster.list_started(resource);
+        let of_resource = objects
+            .iter()
+            .filter(|object| object.resource() == resource);
+        of_resource.for_each(|object| cluster.listed(object.clone()));
+        cluster.list_finished(resource);
+    }
+    assert_ne!(cluster.import_serial(), 0);
+}
