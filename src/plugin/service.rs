@@ -19,7 +19,7 @@ use crate::cluster::table::{Alias, Backend, ServiceView, ViewKind};
 use crate::wire::code::RecordType;
 use crate::wire::name::{NameBuf, NameRef};
 use crate::wire::record::Section;
-use crate::wire::writer::{Owner, ReplyWriter};
+use crate::wire::writer::{Owner, ReplyWriter, SoaTimes};
 
 /// What stands left of a Service's own name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,17 @@ pub(super) enum Part<'q> {
     /// The endpoints of a headless Service in a topology zone, its labels with their lengths. With `prefer`, all
     /// endpoints where the zone has none.
     Zone { zone: &'q [u8], prefer: bool },
+}
+
+/// A Service's name, or one below it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ServicePlace<'q> {
+    /// `\3web\4shop`: the key of the cluster table.
+    pub(super) key: &'q [u8],
+    /// Label of the namespace with its length.
+    pub(super) namespace: &'q [u8],
+    /// What stands left of it.
+    pub(super) part: Part<'q>,
 }
 
 impl<'q> Part<'q> {
@@ -381,6 +392,17 @@ fn write_endpoint_srv(
             }
         });
     });
+}
+
+/// The numbers of the SOA of a zone that a cluster makes up.
+pub(super) fn soa_times(serial: u32, ttl: u32) -> SoaTimes {
+    SoaTimes {
+        serial,
+        refresh: 7200,
+        retry: 1800,
+        expire: 86_400,
+        minimum: ttl,
+    }
 }
 
 /// 100 is shared among the items; nobody gets less than 1 (RFC 2782 keeps 0 for "never").

@@ -229,7 +229,7 @@ fn imports_of_a_snapshot_have_a_serial_though_the_lists_change_nothing() {
         Object::Namespace(meta("shop", "1")),
         set_ip("web", "2", "10.0.0.1"),
     ];
-    cluster.restore(objects.clone().into_iter(), std::time::SystemTime::now());
+    cluster.restore(objects.clone().into_iter(), SystemTime::now());
     for resource in WANTED {
         cluster.list_started(resource);
         let of_resource = objects

@@ -3,14 +3,13 @@
 use crate::chain::exchange::Exchange;
 use crate::chain::plugin::Step;
 use crate::cluster::table::{ExternalTarget, ServiceView};
-use crate::plugin::k8s_external::name::ServicePlace;
 use crate::plugin::k8s_external::{Asked, External, Finding, balancer};
-use crate::plugin::service::{self, SrvTtl, Targets};
+use crate::plugin::service::{self, ServicePlace, SrvTtl, Targets, soa_times};
 use crate::plugin::stale;
 use crate::wire::code::{Rcode, RecordType};
 use crate::wire::edns::ExtendedError;
 use crate::wire::record::Section;
-use crate::wire::writer::{Owner, ReplyWriter, SoaTimes};
+use crate::wire::writer::{Owner, ReplyWriter};
 
 impl External {
     pub(super) fn answer(
@@ -148,17 +147,6 @@ impl External {
             }
             _ => {}
         }
-    }
-}
-
-/// The numbers of an SOA of ours.
-pub(super) fn soa_times(serial: u32, ttl: u32) -> SoaTimes {
-    SoaTimes {
-        serial,
-        refresh: 7200,
-        retry: 1800,
-        expire: 86_400,
-        minimum: ttl,
     }
 }
 

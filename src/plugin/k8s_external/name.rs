@@ -10,7 +10,7 @@
 //!        _http._tcp.web.shop.example.org.     port, protocol, service, namespace
 //! ```
 
-use crate::plugin::service::Part;
+use crate::plugin::service::{Part, ServicePlace};
 use crate::wire::name::NameRef;
 
 /// What a name stands for, before anything is looked up. All text is in lower case.
@@ -30,17 +30,6 @@ pub(super) enum Place<'q> {
     Service(ServicePlace<'q>),
     /// No such name can be.
     Invalid,
-}
-
-/// A Service's name, or one below it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ServicePlace<'q> {
-    /// `\3web\4shop`: the key of the cluster table.
-    pub(super) key: &'q [u8],
-    /// Label of the namespace with its length.
-    pub(super) namespace: &'q [u8],
-    /// What stands left of it.
-    pub(super) part: Part<'q>,
 }
 
 /// The labels left of the zone that can mean anything: port, protocol, service, namespace.

@@ -9,12 +9,11 @@ use std::sync::Arc;
 
 use crate::chain::content::{Held, ZoneContent, ZoneRecord};
 use crate::cluster::table::{ExternalTarget, ServiceView, Slot, ViewKind};
-use crate::plugin::k8s_external::answer::soa_times;
 use crate::plugin::k8s_external::config::is_reverse;
 use crate::plugin::k8s_external::name::{self, Place};
 use crate::plugin::k8s_external::{External, Zone, balancer};
 use crate::plugin::service::records::{ServiceRecords, named_ports};
-use crate::plugin::service::{self, Part, SrvTtl, Targets};
+use crate::plugin::service::{self, Part, SrvTtl, Targets, soa_times};
 use crate::server::lent::LentCluster;
 use crate::wire::code::RecordType;
 use crate::wire::name::{Name, NameRef};

@@ -6,13 +6,13 @@ use crate::chain::exchange::Exchange;
 use crate::chain::plugin::Step;
 use crate::cluster::table::{Alias, ViewKind};
 use crate::plugin::kubernetes::{Asked, Finding, Kubernetes};
-use crate::plugin::service::{self, SrvTtl, Targets};
+use crate::plugin::service::{self, SrvTtl, Targets, soa_times};
 use crate::plugin::stale;
 use crate::wire::code::{Class, Rcode, RecordType};
 use crate::wire::edns::ExtendedError;
 use crate::wire::name::NameRef;
 use crate::wire::record::Section;
-use crate::wire::writer::{Owner, ReplyWriter, SoaTimes};
+use crate::wire::writer::{Owner, ReplyWriter};
 
 /// The version of the DNS schema that Kubernetes clients may ask for, and its TTL in seconds.
 pub(super) const SCHEMA_VERSION: &[u8] = b"1.1.0";
@@ -28,17 +28,6 @@ pub(super) struct Soa {
     pub(super) split: usize,
     pub(super) ttl: u32,
     pub(super) serial: u32,
-}
-
-/// The numbers of an SOA of ours.
-pub(super) fn soa_times(serial: u32, ttl: u32) -> SoaTimes {
-    SoaTimes {
-        serial,
-        refresh: 7200,
-        retry: 1800,
-        expire: 86_400,
-        minimum: ttl,
-    }
 }
 
 impl Soa {

@@ -39,8 +39,8 @@ use crate::cluster::scope::Scope;
 use crate::cluster::table::{ServiceView, Table};
 use crate::plugin::Spec;
 use crate::plugin::fallthrough::Fallthrough;
-use crate::plugin::kubernetes::name::{Grammar, Place, ServicePlace};
-use crate::plugin::service::{self, dashed};
+use crate::plugin::kubernetes::name::{Grammar, Place};
+use crate::plugin::service::{self, ServicePlace, dashed};
 use crate::wire::code::{Rcode, RecordType};
 use crate::wire::name::{Name, NameBuf, NameRef};
 

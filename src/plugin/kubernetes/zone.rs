@@ -15,10 +15,10 @@ use std::sync::Arc;
 
 use crate::chain::content::{Held, ZoneContent, ZoneRecord};
 use crate::cluster::table::{Slot, Table};
-use crate::plugin::kubernetes::answer::{SCHEMA_TTL, SCHEMA_VERSION, SOA_TTL_MAX, soa_times};
+use crate::plugin::kubernetes::answer::{SCHEMA_TTL, SCHEMA_VERSION, SOA_TTL_MAX};
 use crate::plugin::kubernetes::{Asked, Finding, Kubernetes, is_reverse};
 use crate::plugin::service::records::ServiceRecords;
-use crate::plugin::service::{self, Part, SrvTtl, Targets};
+use crate::plugin::service::{self, Part, SrvTtl, Targets, soa_times};
 use crate::wire::code::RecordType;
 use crate::wire::name::{Name, NameBuf, NameRef};
 use crate::wire::reverse;
