@@ -17,9 +17,9 @@
 )]
 
 #[cfg(target_os = "linux")]
-pub use linux::{Batch, ReturnPath, prepare, raise_file_limit};
+pub use linux::{Batch, ReturnPath, prepare, queue_fill, raise_file_limit};
 #[cfg(not(target_os = "linux"))]
-pub use portable::{Batch, ReturnPath, prepare, raise_file_limit};
+pub use portable::{Batch, ReturnPath, prepare, queue_fill, raise_file_limit};
 
 /// The twin for other kernels; here for its tests only.
 #[cfg(any(not(target_os = "linux"), test))]
@@ -548,6 +548,29 @@ mod linux {
         }
         // The kernel doubles what it is asked for, to pay for its own bookkeeping.
         Ok(get(fd, libc::SOL_SOCKET, libc::SO_RCVBUF)? / 2)
+    }
+
+    /// What stands in the socket's receive queue and what it has room for, in octets as the kernel counts them, its
+    /// bookkeeping included. The first may be too high by a quarter of the second: the kernel settles late.
+    pub fn queue_fill(socket: &impl AsFd) -> io::Result<(usize, usize)> {
+        let mut figures = [0_u32; 16];
+        let mut length = size_u32::<[u32; 16]>();
+        // SAFETY: the kernel writes at most `length` octets to `figures`, and the length it wrote to `length`.
+        let done = unsafe {
+            libc::getsockopt(
+                socket.as_fd().as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_MEMINFO,
+                figures.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        if done != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SK_MEMINFO_RMEM_ALLOC and SK_MEMINFO_RCVBUF are the first two.
+        let [queued, room, ..] = figures.map(|figure| figure as usize);
+        Ok((queued, room))
     }
 
     /// Lets the process open as many files as its hard limit allows. Service managers leave the soft limit at 1024

@@ -9,6 +9,8 @@ use crate::telemetry::metrics::Families;
 pub struct NetMetrics {
     /// Datagrams that the kernel threw away because a receive queue was full.
     pub kernel_drops: IntCounter,
+    /// Datagrams dropped because their sender floods a receive queue.
+    pub limited: IntCounter,
     /// Replies that could not be sent.
     pub send_failures: IntCounter,
     /// Datagrams from sources that are never answered.
@@ -61,6 +63,10 @@ impl Families for NetMetrics {
             kernel_drops: counter(
                 "fingerpost_udp_kernel_drops_total",
                 "datagrams the kernel dropped because a receive queue was full",
+            )?,
+            limited: counter(
+                "fingerpost_udp_limited_total",
+                "datagrams dropped because their sender flooded a receive queue",
             )?,
             send_failures: counter(
                 "fingerpost_udp_send_failures_total",

@@ -31,6 +31,12 @@ pub mod in_flight;
 /// Who takes more than a share.
 pub mod offenders;
 
+/// A flood from one sender must not drown the others.
+pub mod sieve;
+
+/// What the kernel drops in front of a socket.
+pub mod filter;
+
 /// What is counted.
 pub mod metrics;
 

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use crate::chain::deferred::{Deferred, Outcome};
 use crate::chain::exchange::{Arrival, Protocol};
 use crate::net::batch::{Batch, ReturnPath};
+use crate::net::offenders::Resource;
 use crate::net::service::{Flight, Seldom, Service, Waiting};
+use crate::net::sieve::Sieve;
 use crate::wire::HEADER_LEN;
 use crate::wire::code::Rcode;
 use crate::wire::query::{flag, write_rejection};
@@ -34,6 +36,7 @@ pub struct Worker {
     batch: Batch,
     reply: Vec<u8>,
     kernel_drops: u32,
+    sieve: Sieve,
     failure_log: Seldom,
 }
 
@@ -46,6 +49,7 @@ impl Worker {
             batch: Batch::new(),
             reply: Vec::with_capacity(512),
             kernel_drops: 0,
+            sieve: Sieve::new(),
             failure_log: Seldom::default(),
         }
     }
@@ -93,21 +97,42 @@ impl Worker {
     pub fn turn(&mut self, wait: bool) -> io::Result<usize> {
         let count = self.batch.receive(&self.socket, wait)?;
         let received = Instant::now();
+        let under_pressure = self.sieve.look(count, received, &self.socket);
         let zones = self.service.zones.load();
+        let mut excess = 0;
         for index in 0..count {
-            self.answer(index, &zones, received);
+            if under_pressure && self.sieve.is_excess(self.batch.datagram(index).peer.ip()) {
+                excess += 1;
+            } else {
+                self.answer(index, &zones, received);
+            }
         }
-        let drops = self.batch.kernel_drops();
-        if drops != self.kernel_drops {
-            let more = drops.wrapping_sub(self.kernel_drops);
-            self.service.metrics.kernel_drops.inc_by(more.into());
-            self.kernel_drops = drops;
-        }
+        self.count_drops(excess, received);
         let lost = self.batch.send(&self.socket);
         if lost != 0 {
             self.service.metrics.send_failures.inc_by(lost as u64);
         }
         Ok(count)
+    }
+
+    /// Counts what the kernel dropped since the last batch, and so many that were dropped here.
+    fn count_drops(&mut self, excess: u32, now: Instant) {
+        let drops = self.batch.kernel_drops();
+        if drops == self.kernel_drops && excess == 0 {
+            return;
+        }
+        let by_kernel = drops.wrapping_sub(self.kernel_drops);
+        self.kernel_drops = drops;
+        // The kernel counts what the filter drops and what overflows alike. While there is a filter the queue is short.
+        let Some(worst) = self.sieve.worst() else {
+            self.service.metrics.kernel_drops.inc_by(by_kernel.into());
+            return;
+        };
+        let dropped = u64::from(by_kernel) + u64::from(excess);
+        self.service.metrics.limited.inc_by(dropped);
+        self.service
+            .offenders
+            .note(worst.client, Resource::Queue, dropped, now);
     }
 
     fn answer(&mut self, index: usize, zones: &Arc<Zones>, received: Instant) {

@@ -97,6 +97,11 @@ pub fn prepare(socket: &socket2::Socket, _address: &SocketAddr, queue: usize) ->
     socket.recv_buffer_size()
 }
 
+/// Nobody tells us.
+pub fn queue_fill(_socket: &UdpSocket) -> io::Result<(usize, usize)> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// Leaves the limit of open files as it is.
 pub fn raise_file_limit() -> io::Result<()> {
     Ok(())
