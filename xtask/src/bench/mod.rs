@@ -1,4 +1,4 @@
-//! `bench memory|propagation`: what the server costs beside a real API server.
+//! `bench memory|propagation`: what the server costs beside a real API server. `bench fairness`: who gets what under a flood.
 //!
 //! ```text
 //! objects.rs --> etcd.rs --> etcd --> kube-apiserver --watch--> the server, one core or more
@@ -14,6 +14,7 @@ pub mod args;
 mod bed;
 mod dns;
 mod etcd;
+mod fairness;
 mod memory;
 mod objects;
 mod propagation;
@@ -27,11 +28,18 @@ pub fn run(words: &[&str]) -> Result<(), String> {
     match words {
         ["memory", "--help" | "-h"] => println!("{}", memory::HELP),
         ["propagation", "--help" | "-h"] => println!("{}", propagation::HELP),
+        ["fairness", "--help" | "-h"] => println!("{}", fairness::HELP),
+        ["fairness", rest @ ..] => return fairness::run(&Args::parse(rest, fairness::FLAGS)?),
         ["memory", rest @ ..] => return memory::run(&Args::parse(rest, memory::FLAGS)?),
         ["propagation", rest @ ..] => {
             return propagation::run(&Args::parse(rest, propagation::FLAGS)?);
         }
-        _ => return Err("`bench memory` and `bench propagation` are there; see `help`".into()),
+        _ => {
+            return Err(
+                "`bench fairness`, `bench memory` and `bench propagation` are there; see `help`"
+                    .into(),
+            );
+        }
     }
     Ok(())
 }

@@ -18,6 +18,7 @@ mod report;
 mod run;
 
 pub use question::Questions;
+pub use report::Outcome;
 pub use run::{Plan, Stream, run};
 
 use std::net::{Ipv4Addr, SocketAddr};
