@@ -87,6 +87,8 @@ pub struct State {
     pub metadata: bool,
     /// The reply is for ourselves (a refresh of the cache), so the limit of UDP does not apply.
     pub whole: bool,
+    /// A plugin above picks among the records, so none may be left out because it would be cut.
+    pub all_records: bool,
 }
 
 impl State {
@@ -106,6 +108,7 @@ impl State {
             ask_authentic_data: false,
             metadata: false,
             whole: false,
+            all_records: false,
         }
     }
 
@@ -246,6 +249,17 @@ impl<'e> Exchange<'e> {
             ReplyOpt::len_with(self.options().len(), error)
         });
         self.reply.len() + opt_len
+    }
+
+    /// Octets of further records that are of use to anyone. What passes them would be cut, so a plugin with thousands of
+    /// records need not write it.
+    pub fn room(&self) -> usize {
+        let limit = if self.state.all_records {
+            MESSAGE_MAX
+        } else {
+            self.limit()
+        };
+        limit.saturating_sub(self.uncut_len())
     }
 
     /// Fills in header and OPT and cuts the reply to its limit.

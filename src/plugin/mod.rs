@@ -21,6 +21,9 @@ pub mod ttl;
 /// Answers from a snapshot.
 mod stale;
 
+/// Random numbers for a fair share.
+mod random;
+
 /// The records of a Service, for the plugins that answer them.
 mod service;
 

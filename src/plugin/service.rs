@@ -5,6 +5,8 @@ pub(super) mod dashed;
 
 /// All records of a Service.
 pub(super) mod records;
+/// Endpoint after endpoint, as many as the reply has room for.
+mod round;
 /// The names that Services lead to.
 pub(super) mod target;
 
@@ -16,6 +18,7 @@ use hashbrown::HashTable;
 
 use crate::cluster::objects::Port;
 use crate::cluster::table::{Alias, Backend, ServiceView, ViewKind};
+use crate::plugin::service::round::{Family, Round};
 use crate::wire::code::RecordType;
 use crate::wire::name::{NameBuf, NameRef};
 use crate::wire::record::Section;
@@ -166,37 +169,6 @@ fn endpoints_named<'v>(
     named.filter(move |(_, _, backend)| backend.slice.cluster() == cluster)
 }
 
-/// Calls `each` for every endpoint of the part, with its place; stops where it says false.
-fn for_backends(
-    view: &ServiceView,
-    part: Part<'_>,
-    mut each: impl FnMut(usize, usize, Backend<'_>) -> bool,
-) {
-    if let Some((host, cluster)) = part.asked_endpoint() {
-        let mut named = endpoints_named(view, host, cluster);
-        named.all(|(at, index, backend)| each(at, index, backend));
-        return;
-    }
-    for (at, slice) in view.slices.iter().enumerate() {
-        let go_on = match part {
-            Part::Zone { zone, .. } => slice.places_in_zone(zone).all(|index| {
-                let backend = slice.backend(index);
-                backend.is_none_or(|backend| each(at, index, backend))
-            }),
-            _ => {
-                !any_port(&slice.ports, part)
-                    || slice
-                        .backends()
-                        .enumerate()
-                        .all(|(index, backend)| each(at, index, backend))
-            }
-        };
-        if !go_on {
-            return;
-        }
-    }
-}
-
 /// Calls `each` once for every host name that an address has within a Service.
 pub(super) fn for_names(view: &ServiceView, address: IpAddr, mut each: impl FnMut(&Backend<'_>)) {
     let all = view.backends_at(address);
@@ -225,38 +197,43 @@ fn settled<'q>(view: &ServiceView, part: Part<'q>) -> Part<'q> {
     }
 }
 
-/// Writes the addresses of one family. Whoever owns them is for the caller to say.
+/// Writes the addresses of one family, as far as the reply has `room`. Whoever owns them is for the caller to say.
 pub(super) fn write_addresses(
     view: &ServiceView,
     part: Part<'_>,
     qtype: RecordType,
     owner: Owner<'_>,
     ttl: u32,
+    room: usize,
     reply: &mut ReplyWriter<'_>,
 ) {
     let part = settled(view, part);
-    let wanted = |address: IpAddr| address.is_ipv4() == (qtype == RecordType::A);
+    let family = Family::of(qtype);
     if let (ViewKind::ClusterIp(addresses), Part::Whole | Part::Port { .. }) = (&view.kind, part) {
         for &address in addresses {
-            if wanted(address) {
+            if family.has(address) {
                 reply.address(owner, ttl, address);
             }
         }
         return;
     }
-    if view.addresses_distinct {
-        for_backends(view, part, |_, _, backend| {
-            !wanted(backend.address) || reply.address(owner, ttl, backend.address)
-        });
-        return;
-    }
+    let enough = reply.len() + room;
+    let round = Round::new(view, part, family, room / family.record_len(owner));
     with_seen(|seen| {
-        for_backends(view, part, |at, index, backend| {
-            let new = wanted(backend.address)
-                && seen.insert(view, at, index, 0, same_address, hash_address);
-            !new || reply.address(owner, ttl, backend.address)
+        round.walk(|at, index, backend| {
+            let new = view.addresses_distinct
+                || seen.insert(view, at, index, 0, same_address, hash_address);
+            !new || (has_room(reply, enough) && reply.address(owner, ttl, backend.address))
         });
     });
+}
+
+/// Whether a further record is of use. If not, the reply is truncated: one that passes the limit has been written, but
+/// what is cut there might not be all that is missing.
+fn has_room(reply: &mut ReplyWriter<'_>, enough: usize) -> bool {
+    let fits = reply.len() <= enough;
+    reply.truncated |= !fits;
+    fits
 }
 
 /// Where SRV targets lie: the Service's labels, and what its namespace lies below.
@@ -308,12 +285,13 @@ pub(super) struct SrvTtl {
     pub(super) glue: u32,
 }
 
-/// Writes SRV records, and the addresses of their targets in both families.
+/// Writes SRV records, and the addresses of their targets in both families, as far as the reply has `room`.
 pub(super) fn write_srv(
     view: &ServiceView,
     part: Part<'_>,
     targets: &Targets,
     ttl: SrvTtl,
+    room: usize,
     reply: &mut ReplyWriter<'_>,
 ) {
     if let (ViewKind::ClusterIp(addresses), Part::Whole | Part::Port { .. }) = (&view.kind, part) {
@@ -333,7 +311,7 @@ pub(super) fn write_srv(
         return;
     }
     if matches!(view.kind, ViewKind::ClusterIp(_) | ViewKind::Headless) {
-        write_endpoint_srv(view, part, targets, ttl, reply);
+        write_endpoint_srv(view, part, targets, ttl, room, reply);
     }
 }
 
@@ -342,14 +320,66 @@ fn write_endpoint_srv(
     part: Part<'_>,
     targets: &Targets,
     ttl: SrvTtl,
+    room: usize,
     reply: &mut ReplyWriter<'_>,
 ) {
     let part = settled(view, part);
-    // Every endpoint and port counts, also those that end up as one record or none.
-    let items: usize = match part {
+    let items = count_items(view, part);
+    let weight = weight(items);
+    let enough = reply.len() + room;
+    // Records differ in length; the first one is as good a guess as any.
+    let first = view
+        .backends()
+        .next()
+        .and_then(|first| targets.endpoint(&first));
+    let length = SRV_FIXED + first.map_or(1, |target| target.as_ref().len());
+    let endpoints = view.slices.iter().map(|slice| slice.len()).sum::<usize>();
+    let fit = endpoints * room / (length * items.max(1));
+    let round = Round::new(view, part, Family::Both, fit);
+    let names_distinct = view.names_distinct && view.addresses_distinct;
+    with_seen(|seen| {
+        round.walk(|at, index, backend| {
+            let Some(target) = targets.endpoint(&backend) else {
+                return true;
+            };
+            port_numbers(&backend.slice.ports, part).all(|port| {
+                let new =
+                    names_distinct || seen.insert(view, at, index, port, same_target, hash_target);
+                let target = target.as_ref();
+                !new || (has_room(reply, enough)
+                    && reply.srv(Owner::Question, ttl.srv, 0, weight, port, target))
+            })
+        });
+    });
+    if reply.count(Section::Answer) == 0 || reply.truncated {
+        return;
+    }
+    reply.go_to(Section::Additional);
+    with_seen(|seen| {
+        round.walk(|at, index, backend| {
+            let numbered = port_numbers(&backend.slice.ports, part).next().is_some();
+            let new =
+                view.addresses_distinct || seen.insert(view, at, index, 0, same_glue, hash_address);
+            match targets.endpoint(&backend) {
+                // What passes the limit is cut, and TC set, unless the whole section is left out before that.
+                Some(target) if numbered && new && reply.len() <= enough => {
+                    reply.address(Owner::Name(target.as_ref()), ttl.glue, backend.address)
+                }
+                _ => reply.len() <= enough,
+            }
+        });
+    });
+}
+
+/// Octets of an SRV record beside its target, its owner a pointer.
+const SRV_FIXED: usize = 2 + 10 + 6;
+
+/// Every endpoint and port counts, also those that end up as one record or none.
+fn count_items(view: &ServiceView, part: Part<'_>) -> usize {
+    match part {
         Part::Endpoint(_) | Part::ClusterEndpoint { .. } | Part::Zone { .. } => {
             let mut items = 0;
-            for_backends(view, part, |_, _, backend| {
+            Round::whole(view, part).walk(|_, _, backend| {
                 items += count_ports(&backend.slice.ports, part);
                 true
             });
@@ -360,38 +390,7 @@ fn write_endpoint_srv(
             .iter()
             .map(|slice| slice.len() * count_ports(&slice.ports, part))
             .sum(),
-    };
-    let weight = weight(items);
-    let names_distinct = view.names_distinct && view.addresses_distinct;
-    with_seen(|seen| {
-        for_backends(view, part, |at, index, backend| {
-            let Some(target) = targets.endpoint(&backend) else {
-                return true;
-            };
-            port_numbers(&backend.slice.ports, part).all(|port| {
-                let new =
-                    names_distinct || seen.insert(view, at, index, port, same_target, hash_target);
-                !new || reply.srv(Owner::Question, ttl.srv, 0, weight, port, target.as_ref())
-            })
-        });
-    });
-    if reply.count(Section::Answer) == 0 || reply.truncated {
-        return;
     }
-    reply.go_to(Section::Additional);
-    with_seen(|seen| {
-        for_backends(view, part, |at, index, backend| {
-            let numbered = port_numbers(&backend.slice.ports, part).next().is_some();
-            let new =
-                view.addresses_distinct || seen.insert(view, at, index, 0, same_glue, hash_address);
-            match targets.endpoint(&backend) {
-                Some(target) if numbered && new => {
-                    reply.address(Owner::Name(target.as_ref()), ttl.glue, backend.address)
-                }
-                _ => true,
-            }
-        });
-    });
 }
 
 /// The numbers of the SOA of a zone that a cluster makes up.

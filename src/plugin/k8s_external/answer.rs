@@ -21,6 +21,7 @@ impl External {
         exchange.reply.authoritative = true;
         let cluster = asked.cluster.scope.cluster();
         exchange.state.extended_error = stale::error(cluster, ExtendedError::STALE_ANSWER);
+        let room = exchange.room();
         let reply = &mut exchange.reply;
         match found {
             Finding::NameError | Finding::Denied => deny(exchange, asked),
@@ -31,7 +32,9 @@ impl External {
             Finding::Pointer(address) => {
                 self.write_pointers(&asked.cluster.scope, address, reply);
             }
-            Finding::Endpoints(place, view) => self.write_endpoints(asked, place, &view, reply),
+            Finding::Endpoints(place, view) => {
+                self.write_endpoints(asked, place, &view, room, reply);
+            }
             Finding::Service(place, view) => match (asked.qtype, balancer::alias(&view)) {
                 (RecordType::A | RecordType::AAAA, Some(target)) => {
                     balancer::write_alias(target, asked.cluster.ttl, reply);
@@ -128,12 +131,14 @@ impl External {
         asked: &Asked<'_>,
         place: ServicePlace<'_>,
         view: &ServiceView,
+        room: usize,
         reply: &mut ReplyWriter<'_>,
     ) {
         match asked.qtype {
             RecordType::A | RecordType::AAAA => {
                 let owner = Owner::Question;
-                service::write_addresses(view, place.part, asked.qtype, owner, self.ttl, reply);
+                let (part, qtype) = (place.part, asked.qtype);
+                service::write_addresses(view, part, qtype, owner, self.ttl, room, reply);
             }
             RecordType::SRV => {
                 let ttl = SrvTtl {
@@ -142,7 +147,7 @@ impl External {
                 };
                 let origin = asked.zone.origin.as_ref();
                 if let Some(targets) = Targets::new(place.key, None, origin) {
-                    service::write_srv(view, place.part, &targets, ttl, reply);
+                    service::write_srv(view, place.part, &targets, ttl, room, reply);
                 }
             }
             _ => {}

@@ -59,7 +59,7 @@ impl Kubernetes {
                 found => {
                     chain.write(&mut exchange.reply);
                     let aliases = exchange.reply.count(Section::Answer);
-                    self.write_target(&next, found, target_name, zone, &mut exchange.reply);
+                    self.write_target(&next, found, target_name, zone, exchange);
                     if exchange.reply.count(Section::Answer) == aliases {
                         return self.dead_end(exchange, asked);
                     }
@@ -76,12 +76,15 @@ impl Kubernetes {
         found: Finding<'_>,
         owner: NameRef<'_>,
         zone: NameRef<'_>,
-        reply: &mut ReplyWriter<'_>,
+        exchange: &mut Exchange<'_>,
     ) {
+        let room = exchange.room();
+        let reply = &mut exchange.reply;
         let owner = Owner::Name(owner);
         match found {
             Finding::Service(place, view) => {
-                service::write_addresses(&view, place.part, asked.qtype, owner, self.ttl, reply);
+                let (part, qtype) = (place.part, asked.qtype);
+                service::write_addresses(&view, part, qtype, owner, self.ttl, room, reply);
             }
             Finding::Pod { address, .. } if address.is_ipv4() == (asked.qtype == RecordType::A) => {
                 reply.address(owner, self.ttl, address);

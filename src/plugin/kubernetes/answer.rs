@@ -64,6 +64,7 @@ impl Kubernetes {
             exchange.state.extended_error = Some(stale);
         }
         let is_service = matches!(found, Finding::Service(..));
+        let room = exchange.room();
         let reply = &mut exchange.reply;
         match found {
             Finding::NameError => return self.deny(exchange, asked),
@@ -100,6 +101,7 @@ impl Kubernetes {
                         asked.qtype,
                         Owner::Question,
                         self.ttl,
+                        room,
                         reply,
                     );
                 }
@@ -109,7 +111,7 @@ impl Kubernetes {
                             srv: self.ttl,
                             glue: self.ttl,
                         };
-                        service::write_srv(&view, place.part, &targets, ttl, reply);
+                        service::write_srv(&view, place.part, &targets, ttl, room, reply);
                     }
                 }
                 _ => {}

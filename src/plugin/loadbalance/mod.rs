@@ -14,8 +14,9 @@ use ipnet::IpNet;
 use crate::chain::exchange::Exchange;
 use crate::chain::plugin::{After, Plugin, Step};
 use crate::plugin::Spec;
-use crate::plugin::loadbalance::shuffle::{Run, Runs, random_below};
+use crate::plugin::loadbalance::shuffle::{Run, Runs};
 use crate::plugin::loadbalance::weights::Weights;
+use crate::plugin::random::random_below;
 use crate::wire::HEADER_LEN;
 use crate::wire::code::{Rcode, RecordType};
 use crate::wire::name::NameBuf;
@@ -45,7 +46,12 @@ impl Plugin for LoadBalance {
         SPEC.name
     }
 
-    fn query(&self, _exchange: &mut Exchange<'_>) -> Step {
+    fn query(&self, exchange: &mut Exchange<'_>) -> Step {
+        // What is put first may be any of the records, so none may be left out before.
+        exchange.state.all_records |= match &self.policy {
+            Policy::Shuffle(networks) => !networks.is_empty(),
+            Policy::Weighted(_) => true,
+        };
         Step::Next
     }
 

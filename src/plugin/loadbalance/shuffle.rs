@@ -8,9 +8,9 @@
 //! A run is an RRset of addresses that stand in a row. Only RDATA moves, and addresses are what no compression pointer
 //! points at: so no name is ever torn apart, aliases stay in front of their targets, and nothing is allocated.
 
-use std::cell::Cell;
 use std::net::IpAddr;
 
+use crate::plugin::random::random_below;
 use crate::wire::code::RecordType;
 use crate::wire::record::{expand_name, name_end};
 use crate::wire::u16_at;
@@ -197,28 +197,4 @@ fn same_rrset(octets: &[u8], one: (usize, &Shape), other: (usize, &Shape)) -> bo
         (Ok((one, _)), Ok((other, _))) => one.as_ref() == other.as_ref(),
         _ => false,
     }
-}
-
-thread_local! {
-    /// State of this worker's generator; 0 before the first number.
-    static STATE: Cell<u64> = const { Cell::new(0) };
-}
-
-/// A number below `bound`, which is above 0 and below 2^32. Balance needs no secrecy, so a few cycles must do
-/// (SplitMix64 from a seed of the operating system's).
-pub(in crate::plugin::loadbalance) fn random_below(bound: usize) -> usize {
-    let mut state = STATE.get();
-    if state == 0 {
-        // Without a seed every worker would shuffle alike, which does no harm but to the balance.
-        state = getrandom::u64().unwrap_or(1) | 1;
-    }
-    state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    STATE.set(state);
-    let mut mixed = state;
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^= mixed >> 31;
-    // A product instead of a division; its bias is below 2^-20 for as many records as a message can hold.
-    let scaled = (u128::from(mixed) * bound as u128) >> 64;
-    usize::try_from(scaled).expect("it is below `bound`")
 }

@@ -151,6 +151,25 @@ fn a_thousand_addresses_are_shuffled_before_they_are_cut() {
 }
 
 #[test]
+fn all_records_are_wanted_where_some_of_them_go_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("weights");
+    fs::write(&file, "").unwrap();
+    let weighted = format!("loadbalance weighted {}", file.display());
+    for (text, all) in [
+        ("loadbalance", false),
+        ("loadbalance {\n prefer 10.0.0.4/31\n}", true),
+        (weighted.leak(), true),
+    ] {
+        let bench = bench(text, move |exchange| {
+            assert_eq!(exchange.room() > 60_000, all, "{text}");
+            addresses(exchange, 1);
+        });
+        bench.ask("web.example.org", RecordType::A);
+    }
+}
+
+#[test]
 fn weights_decide_which_address_is_first() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("weights");

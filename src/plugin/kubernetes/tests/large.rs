@@ -118,11 +118,96 @@ fn all_that_fits_goes_over_tcp_and_the_rest_is_told_by_tc() {
     let (_cluster, bench) = large(true);
     let mut ask = Ask::new("big.shop.svc.cluster.local", RecordType::A);
     let udp = bench.send(&ask);
-    assert!(udp.has_tc() && udp.octets.len() <= 512);
+    // Header and question take 44 octets, an A record 16 behind a pointer.
+    assert!(udp.has_tc() && (512 - 16..=512).contains(&udp.octets.len()));
     ask.arrival.protocol = Protocol::Tcp;
     let tcp = bench.send(&ask);
-    // An A record takes 16 octets behind a pointer.
     assert!(tcp.has_tc() && tcp.octets.len() > MESSAGE_MAX - 16);
+    let mut all = targets(&tcp);
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), records(&tcp).len(), "each address once");
+}
+
+#[test]
+fn what_a_truncated_reply_shows_is_any_of_the_endpoints() {
+    let (_cluster, bench) = large(true);
+    for (qtype, wanted) in [(RecordType::A, 29), (RecordType::SRV, 7)] {
+        let ask = Ask::new("big.shop.svc.cluster.local", qtype);
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..400 {
+            let reply = bench.send(&ask);
+            assert!(reply.has_tc(), "{qtype:?}");
+            let shown = targets(&reply);
+            assert!(shown.len() >= wanted, "{} {qtype:?}", shown.len());
+            seen.extend(shown);
+        }
+        // Of the same records every time, there would be 29 and 7.
+        assert!(seen.len() > 1000, "{} {qtype:?}", seen.len());
+    }
+}
+
+#[test]
+fn a_round_from_any_endpoint_on_has_each_of_a_family_once() {
+    let mut object = slice("big", &[]);
+    if let Object::EndpointSlice(slice) = &mut object {
+        let v6 = |n: u32| IpAddr::V6(std::net::Ipv6Addr::from_bits(0xfd00 << 112 | u128::from(n)));
+        let endpoint = |n: u32| Endpoint {
+            // Every address twice.
+            addresses: vec![if n.is_multiple_of(2) {
+                address(n / 4)
+            } else {
+                v6(n / 4)
+            }],
+            hostname: None,
+            target_name: None,
+            zone: None,
+            ready: true,
+        };
+        slice.endpoints = (0..4000).map(endpoint).collect();
+    }
+    let mut objects = slices(false);
+    objects.truncate(3);
+    objects.extend([service("big", ServiceKind::Headless), object]);
+    let bench = bench(vec![Arc::new(plugin(&synced(objects)))]);
+    for (qtype, count) in [(RecordType::A, 1000), (RecordType::AAAA, 1000)] {
+        let mut ask = Ask::new("big.shop.svc.cluster.local", qtype);
+        // 1300 and 1000 endpoints of this family, of 28 octets at most: all fit, each once.
+        ask.arrival.protocol = Protocol::Tcp;
+        let reply = bench.send(&ask);
+        assert!(!reply.has_tc());
+        let mut all = targets(&reply);
+        assert_eq!(all.len(), count, "{qtype:?}");
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), count, "{qtype:?}");
+        // And of those that a datagram has room for, none stands there twice.
+        ask.arrival.protocol = Protocol::Udp;
+        ask.edns = Some((4096, false));
+        for _ in 0..50 {
+            let reply = bench.send(&ask);
+            assert!(reply.has_tc());
+            let mut all = targets(&reply);
+            let len = all.len();
+            all.sort_unstable();
+            all.dedup();
+            assert_eq!(all.len(), len, "{qtype:?}");
+        }
+    }
+}
+
+#[test]
+fn what_fits_is_in_the_order_of_the_slices() {
+    let mut objects = slices(true);
+    objects.truncate(1);
+    objects.push(service("big", ServiceKind::Headless));
+    let bench = bench(vec![Arc::new(plugin(&synced(objects)))]);
+    let mut ask = Ask::new("big.shop.svc.cluster.local", RecordType::A);
+    ask.arrival.protocol = Protocol::Tcp;
+    for _ in 0..5 {
+        let expected: Vec<String> = (0..100).map(|n| address(n).to_string()).collect();
+        assert_eq!(targets(&bench.send(&ask)), expected);
+    }
 }
 
 #[test]
