@@ -835,3 +835,46 @@ async fn ten_thousand_clients_of_one_cold_name_are_one_query_a_type() {
     assert_eq!(storm("").await, [1, 1]);
     assert_eq!(storm("cache").await, [1, 1]);
 }
+
+#[tokio::test]
+async fn lowest_latency_leaves_an_upstream_that_fails() {
+    let (upstreams, bed) = three("policy lowest_latency").await;
+    upstreams[0].set_rcode(2);
+    upstreams[1].set_rcode(2);
+    for turn in 0..300 {
+        bed.ask(&format!("ok-{turn}.fault.test")).await;
+    }
+    let asked = upstreams.each_ref().map(|upstream| upstream.seen().len());
+    assert!(asked[0] + asked[1] < 60, "{asked:?}");
+}
+
+#[tokio::test]
+async fn past_its_packet_budget_the_next_upstream_is_asked_and_then_none() {
+    let (upstreams, bed) = three("policy sequential\npacket_budget 5/s").await;
+    let mut rcodes = Vec::new();
+    let names: Vec<_> = (0..40)
+        .map(|turn| format!("ok-{turn}.fault.test"))
+        .collect();
+    let asks = names.iter().map(|name| bed.ask(name));
+    for reply in futures_util::future::join_all(asks).await {
+        if reply.rcode() == Rcode::SERVFAIL {
+            assert_eq!(reply.extended_error(), Some(0));
+        }
+        rcodes.push(reply.rcode());
+    }
+    // A machine that is busy for longer than a second has a second budget to spend.
+    let answered = rcodes.iter().filter(|&&rcode| rcode == Rcode::NOERROR);
+    assert!((15..=30).contains(&answered.count()));
+    assert!(
+        upstreams
+            .iter()
+            .all(|upstream| upstream.probes().is_empty())
+    );
+    let spent = upstreams.each_ref().map(|upstream| {
+        let to = upstream.address;
+        bed.metric(&format!(
+            "fingerpost_forward_budget_spent_total{{to=\"{to}\"}}"
+        ))
+    });
+    assert!(spent.iter().all(|&count| count > 0), "{spent:?}");
+}

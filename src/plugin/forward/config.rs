@@ -11,6 +11,7 @@ use crate::corefile::diagnostic::Diagnostic;
 use crate::corefile::key::parse_zone;
 use crate::corefile::tree::{Directive, Word};
 use crate::plugin::forward::SPEC;
+use crate::plugin::forward::budget::Rate;
 use crate::plugin::forward::policy::Policy;
 use crate::plugin::forward::target::{self, Place, Protocol, Target};
 use crate::plugin::forward::tls::TlsFiles;
@@ -64,6 +65,8 @@ pub(super) struct Transport {
     pub(super) max_idle_conns: usize,
     pub(super) read_timeout: Duration,
     pub(super) source: Option<IpAddr>,
+    /// Messages it may be sent in a second.
+    pub(super) packet_budget: Option<Rate>,
     pub(super) health: Health,
 }
 
@@ -90,6 +93,7 @@ impl Stanza {
                 max_idle_conns: 0,
                 read_timeout: Duration::from_secs(2),
                 source: None,
+                packet_budget: None,
                 health: Health {
                     interval: Duration::from_millis(500),
                     recursion_desired: true,
@@ -272,6 +276,7 @@ impl<'r, 'c> Reader<'r, 'c> {
             "read_timeout" => transport.read_timeout = positive_duration(option)?,
             "source_address" => transport.source = Some(one(option, "an IP address")?),
             "health_check" => transport.health = health_check(option, &transport.health)?,
+            "packet_budget" => transport.packet_budget = Some(one(option, Rate::EXPECTED)?),
             "max_fails" => stanza.max_fails = one(option, NUMBER)?,
             "max_connect_attempts" => stanza.max_connect_attempts = Some(one(option, NUMBER)?),
             "max_concurrent" => stanza.max_concurrent = count(option)? as u64,

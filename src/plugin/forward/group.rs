@@ -161,7 +161,9 @@ impl Group {
             None => ATTEMPTS_EACH * usable.len(),
         };
         let mut well = self.well(&usable);
-        let mut order = self.picker.order(usable.len());
+        let mut order = self
+            .picker
+            .order(usable.len(), |place| usable[place].upstream.health.cost());
         let (mut down, mut attempts, mut failovers) = (0, 0, 0);
         let mut trouble = None;
         while Instant::now() < deadline && (attempts_max == 0 || attempts < attempts_max) {
@@ -198,8 +200,9 @@ impl Group {
                     }
                 }
                 Err(error) => {
+                    let was_sent = !error.spent;
                     trouble = Some(error);
-                    if self.stanza.max_fails != 0 {
+                    if was_sent && self.stanza.max_fails != 0 {
                         upstream.doubt();
                     }
                     attempts += 1;
@@ -280,6 +283,10 @@ impl Group {
 /// SERVFAIL after attempts that failed, or without any because all upstreams are down.
 fn failed(trouble: Option<Trouble>) -> Verdict {
     let (code, text) = match &trouble {
+        Some(Trouble { spent: true, .. }) => (
+            ExtendedError::OTHER,
+            "the packet budget of the upstreams is spent",
+        ),
         Some(Trouble {
             timed_out: false, ..
         }) => (ExtendedError::NETWORK_ERROR, "no upstream can be reached"),

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use crate::wire::code::Rcode;
+
 /// The longest pause between two probes, unless the first one is longer.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
@@ -45,6 +47,8 @@ pub(super) struct Health {
     tried: AtomicU64,
     /// Average time to a reply, in microseconds.
     latency: AtomicU64,
+    /// Attempts that ended without a reply or with SERVFAIL, of 65,536.
+    errors: AtomicU32,
     /// The upstream is well again: the prober need not wait any longer.
     well: Notify,
 }
@@ -60,6 +64,7 @@ impl Health {
             quiet_since: AtomicU64::new(0),
             tried: AtomicU64::new(0),
             latency: AtomicU64::new(0),
+            errors: AtomicU32::new(0),
             well: Notify::new(),
         }
     }
@@ -77,7 +82,8 @@ impl Health {
     }
 
     /// A reply has come, so all is well.
-    pub(super) fn replied(&self, after: Duration) {
+    pub(super) fn replied(&self, after: Duration, rcode: Rcode) {
+        self.note_error(rcode == Rcode::SERVFAIL);
         self.quiet_since.store(self.now(), Ordering::Relaxed);
         // A weight of an eighth for the newest; a lost update matters to nobody.
         let took = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
@@ -93,8 +99,23 @@ impl Health {
 
     /// An attempt has failed. Whether a probe is to be started: none is under way.
     pub(super) fn doubt(&self) -> bool {
+        self.note_error(true);
         self.doubtful.store(true, Ordering::Release);
         !self.probing.swap(true, Ordering::AcqRel)
+    }
+
+    fn note_error(&self, is_error: bool) {
+        let errors = self.errors.load(Ordering::Relaxed);
+        let newest = if is_error { 65_536 } else { 0 };
+        self.errors
+            .store(errors - errors / 16 + newest / 16, Ordering::Relaxed);
+    }
+
+    /// What an attempt here costs on average, in microseconds: its latency, and a second for one that fails. 0 if
+    /// nothing is known yet.
+    pub(super) fn cost(&self) -> u64 {
+        let errors = u64::from(self.errors.load(Ordering::Relaxed));
+        self.latency.load(Ordering::Relaxed) + errors * 1_000_000 / 65_536
     }
 
     /// An attempt has failed, and nothing has come since.
@@ -232,7 +253,7 @@ mod tests {
         health.probe_failed();
         assert!(health.is_down(1) && !health.is_down(0));
         assert!(!health.may_end_probing());
-        health.replied(Duration::from_millis(3));
+        health.replied(Duration::from_millis(3), Rcode::NOERROR);
         assert!(!health.is_doubtful() && !health.is_down(1));
         assert!(health.may_end_probing());
         assert!(
@@ -252,7 +273,7 @@ mod tests {
         assert!(!health.is_quiet(), "it has had no time yet");
         health.quiet_since.store(0, Ordering::Relaxed);
         assert!(health.is_quiet());
-        health.replied(Duration::from_millis(1));
+        health.replied(Duration::from_millis(1), Rcode::NOERROR);
         assert!(!health.is_quiet());
         health.quiet_since.store(0, Ordering::Relaxed);
         drop(wait);
@@ -267,5 +288,33 @@ mod tests {
         };
         assert!(health.may_try());
         assert!(!health.may_try());
+    }
+
+    #[test]
+    fn an_attempt_costs_its_latency_and_what_its_failures_cost() {
+        let health = Health::new();
+        assert_eq!(health.cost(), 0);
+        for _ in 0..100 {
+            health.replied(Duration::from_millis(4), Rcode::NOERROR);
+        }
+        assert!(
+            (3_900..=4_100).contains(&health.cost()),
+            "{}",
+            health.cost()
+        );
+        for turn in 0..500 {
+            let rcode = if turn % 10 == 0 {
+                Rcode::SERVFAIL
+            } else {
+                Rcode::NXDOMAIN
+            };
+            health.replied(Duration::from_millis(4), rcode);
+        }
+        // A tenth of a second, give or take where in ten replies the average was looked at.
+        assert!(
+            (50_000..=200_000).contains(&health.cost()),
+            "{}",
+            health.cost()
+        );
     }
 }

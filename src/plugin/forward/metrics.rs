@@ -20,6 +20,7 @@ pub(super) struct ForwardMetrics {
     misses: IntCounterVec,
     ignored: IntCounterVec,
     stripped: IntCounterVec,
+    spent: IntCounterVec,
     /// All upstreams of a directive were down.
     pub(super) broken: IntCounter,
     /// Upstreams that were passed over because they are doubtful or silent.
@@ -78,6 +79,11 @@ impl Families for ForwardMetrics {
                 "replies that held records of names that were not asked, or aliases in a circle",
                 &["to"],
             )?,
+            spent: vec(
+                "fingerpost_forward_budget_spent_total",
+                "messages that were not sent to an upstream because of `packet_budget`",
+                &["to"],
+            )?,
             broken: counter(
                 "coredns_forward_healthcheck_broken_total",
                 "queries that found all upstreams down",
@@ -112,6 +118,7 @@ pub(super) struct UpstreamMetrics {
     misses: [OnceLock<IntCounter>; 3],
     ignored: [OnceLock<IntCounter>; 3],
     stripped: OnceLock<IntCounter>,
+    spent: OnceLock<IntCounter>,
 }
 
 /// The transport of a socket, as it stands in labels and errors.
@@ -145,6 +152,7 @@ impl UpstreamMetrics {
             misses: Default::default(),
             ignored: Default::default(),
             stripped: OnceLock::new(),
+            spent: OnceLock::new(),
         }
     }
 
@@ -191,6 +199,12 @@ impl UpstreamMetrics {
     pub(super) fn stripped(&self) {
         self.stripped
             .get_or_init(|| self.families.stripped.with_label_values(&[&self.to]))
+            .inc();
+    }
+
+    pub(super) fn spent(&self) {
+        self.spent
+            .get_or_init(|| self.families.spent.with_label_values(&[&self.to]))
             .inc();
     }
 

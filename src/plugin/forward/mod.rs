@@ -16,6 +16,7 @@
 //! Each directive of a block is one link of the chain, in the order they stand.
 
 mod bailiwick;
+mod budget;
 mod config;
 mod flight;
 mod group;
@@ -47,6 +48,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::chain::exchange::{Exchange, Protocol};
 use crate::chain::plugin::{Plugin, Step};
+use crate::plugin::forward::budget::Budget;
 use crate::plugin::forward::config::{ForwardConfig, Stanza, Transport};
 use crate::plugin::forward::group::{Group, Member};
 use crate::plugin::forward::health::Health;
@@ -193,11 +195,21 @@ fn upstream(
         .shared
         .get_or_try(&health_key, || Ok::<_, Infallible>(Arc::new(Health::new())));
     let Ok(health) = made;
+    // The network counts packets by address, whoever sends them.
+    let budget = transport.packet_budget.map(|rate| {
+        let made = process
+            .shared
+            .get_or_try(&format!("{address} {rate:?}"), || {
+                Ok::<_, Infallible>(Arc::new(Budget::new(rate)))
+            });
+        let Ok(budget) = made;
+        budget
+    });
     let key = format!("{address} {secure:?} {transport:?}");
     let made = process.shared.get_or_try(&key, || {
         let (metrics, runtime) = (Arc::clone(metrics), process.runtime.clone());
         Ok::<_, Infallible>(Arc::new(Upstream::new(
-            address, transport, tls, health, metrics, runtime,
+            address, transport, tls, health, budget, metrics, runtime,
         )))
     });
     let Ok(upstream) = made;

@@ -65,9 +65,15 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
     ),
     option(
         "policy",
-        "policy random|round_robin|sequential",
+        "policy random|round_robin|sequential|lowest_latency",
         "random",
         "which upstream is asked first",
+    ),
+    option(
+        "packet_budget",
+        "packet_budget N/s",
+        "none",
+        "messages that each upstream may be sent in any second",
     ),
     option(
         "max_concurrent",

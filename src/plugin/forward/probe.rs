@@ -24,11 +24,14 @@ pub(super) async fn run(upstream: Weak<Upstream>, health: Arc<Health>) {
             return health.end_probing();
         };
         let pause = health::pause(upstream.transport.health.interval, probes);
-        if once(&upstream).await.is_ok() {
-            health.recovered();
-        } else {
-            upstream.metrics.health_failed();
-            health.probe_failed();
+        // A probe that the budget does not allow tells nothing.
+        if upstream.may_send(Instant::now()) {
+            if once(&upstream).await.is_ok() {
+                health.recovered();
+            } else {
+                upstream.metrics.health_failed();
+                health.probe_failed();
+            }
         }
         drop(upstream);
         if health.may_end_probing() {

@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::corefile::args::FromWord;
 use crate::plugin::forward::SPEC;
+use crate::plugin::forward::budget::Rate;
 use crate::plugin::forward::config::{ForwardConfig, Health, Stanza, Transport};
 use crate::plugin::forward::policy::Policy;
 use crate::plugin::forward::tls::TlsFiles;
@@ -40,6 +42,7 @@ fn every_option_is_read() {
         next NXDOMAIN refused
         next_on_nodata
         failover servfail notimpl
+        packet_budget 900/s
         failfast_all_unhealthy_upstreams
         source_address 127.0.0.2
         tls cert.pem key.pem ca.pem
@@ -60,6 +63,7 @@ fn every_option_is_read() {
         max_idle_conns: 7,
         read_timeout: Duration::from_millis(1500),
         source: Some([127, 0, 0, 2].into()),
+        packet_budget: Rate::from_word("900/s"),
         health: Health {
             interval: Duration::from_secs(2),
             recursion_desired: false,
@@ -98,7 +102,11 @@ fn what_coredns_refuses_is_refused_at_its_word() {
     for (option, expected) in [
         (
             "policy fastest",
-            "error: `fastest` is not `random`, `round_robin` or `sequential` @ fastest",
+            "error: `fastest` is not `random`, `round_robin`, `sequential` or `lowest_latency` @ fastest",
+        ),
+        (
+            "packet_budget 900",
+            "error: `900` is not a number of packets from 1/s to 100000/s @ 900",
         ),
         (
             "expire -5s",

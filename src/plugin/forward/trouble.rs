@@ -10,6 +10,8 @@ pub(super) struct Trouble {
     pub(super) text: String,
     /// Nothing came in time; else the network said no.
     pub(super) timed_out: bool,
+    /// Nothing was sent: there have been too many packets in this second.
+    pub(super) spent: bool,
 }
 
 impl Trouble {
@@ -17,6 +19,15 @@ impl Trouble {
         Self {
             text,
             timed_out: true,
+            spent: false,
+        }
+    }
+
+    pub(super) fn spent(text: String) -> Self {
+        Self {
+            text,
+            timed_out: false,
+            spent: true,
         }
     }
 
@@ -24,6 +35,7 @@ impl Trouble {
         Self {
             text,
             timed_out: false,
+            spent: false,
         }
     }
 

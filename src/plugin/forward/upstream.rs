@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
+use crate::plugin::forward::budget::Budget;
 use crate::plugin::forward::config::Transport;
 use crate::plugin::forward::health::Health;
 use crate::plugin::forward::metrics::{ForwardMetrics, UpstreamMetrics};
@@ -26,6 +27,8 @@ pub(super) struct Upstream {
     pub(super) transport: Transport,
     link: Link,
     pub(super) health: Arc<Health>,
+    /// Messages that it may be sent, if they are limited.
+    budget: Option<Arc<Budget>>,
     pub(super) metrics: Arc<UpstreamMetrics>,
     runtime: Handle,
 }
@@ -42,6 +45,7 @@ impl Upstream {
         transport: Transport,
         tls: Option<Tls>,
         health: Arc<Health>,
+        budget: Option<Arc<Budget>>,
         metrics: Arc<ForwardMetrics>,
         runtime: Handle,
     ) -> Self {
@@ -60,6 +64,7 @@ impl Upstream {
             address,
             transport,
             health,
+            budget,
             metrics,
             runtime,
         }
@@ -83,7 +88,8 @@ impl Upstream {
         let until = deadline.min(start + transport.read_timeout);
         let reply = udp.exchange(request, until).await?;
         self.replied(&reply, start);
-        if !reply.truncated || !(transport.prefer_udp || request.whole) {
+        let is_wanted_whole = transport.prefer_udp || request.whole;
+        if !reply.truncated || !is_wanted_whole || !self.may_send(Instant::now()) {
             return Ok(reply);
         }
         match self.over(tcp, request, deadline).await {
@@ -131,13 +137,26 @@ impl Upstream {
 
     /// Asks once, and notes how that went.
     pub(super) async fn ask(&self, request: &Request, deadline: Instant) -> Result<Reply, Trouble> {
-        let _wait = self.health.wait();
         let start = Instant::now();
+        if !self.may_send(start) {
+            let text = format!("the packet budget of {} is spent", self.address);
+            return Err(Trouble::spent(text));
+        }
+        let _wait = self.health.wait();
         let result = self.exchange(request, deadline).await;
-        if result.is_ok() {
-            self.health.replied(start.elapsed());
+        if let Ok(reply) = &result {
+            self.health.replied(start.elapsed(), reply.rcode);
         }
         result
+    }
+
+    /// Takes one message out of the budget, if there is one.
+    pub(super) fn may_send(&self, now: Instant) -> bool {
+        let may = self.budget.as_ref().is_none_or(|budget| budget.take(now));
+        if !may {
+            self.metrics.spent();
+        }
+        may
     }
 
     /// Starts probing, unless that is under way.
