@@ -358,3 +358,65 @@ async fn replies_that_overtake_one_another_reach_those_who_asked() {
     let (slow, fast) = tokio::join!(slow, fast);
     assert_eq!((slow.number(), fast.number()), (1, 1));
 }
+
+/// A query that is out, and `tries` forgeries from the upstream's own address to its own port before the reply: half
+/// with a wrong ID, half with the right ID and another question.
+async fn spoof(tries: u32) {
+    let upstream = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let to = upstream.local_addr().unwrap();
+    let bed = Bed::new(&format!(". {{\nforward . {to} {{\nread_timeout 1h\n}}\n}}"));
+    let attack = async {
+        let mut query = [0; 512];
+        let (length, client) = upstream.recv_from(&mut query).await.unwrap();
+        let mut forged = query[..length].to_vec();
+        let (flags_at, count_at, name_at) = (2, 7, 13);
+        forged[flags_at..4].copy_from_slice(&[0x81, 0x80]);
+        forged[count_at] = 1;
+        forged.extend_from_slice(b"\xc0\x0c\0\x01\0\x01\0\0\x0e\x10\0\x04");
+        let mut good = forged.clone();
+        forged.extend_from_slice(&FORGED.octets());
+        good.extend_from_slice(&[192, 0, 2, 1]);
+        let id = u16::from_be_bytes([query[0], query[1]]);
+        for turn in 0..tries {
+            let mut message = forged.clone();
+            if turn % 2 == 0 {
+                // Every other ID there is, again and again.
+                let other = 1 + u16::try_from(turn / 2 % 65_535).unwrap();
+                message[..2].copy_from_slice(&id.wrapping_add(other).to_be_bytes());
+            } else {
+                message[name_at] ^= 1 + u8::try_from(turn % 15).unwrap();
+            }
+            upstream.send_to(&message, client).await.unwrap();
+        }
+        // The kernel may have dropped some of a burst, so the reply is sent until it has arrived.
+        loop {
+            upstream.send_to(&good, client).await.unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    let message = plain_query("www.fault.test", RecordType::A);
+    let reply = tokio::select! {
+        reply = bed.send(&message) => reply,
+        () = attack => unreachable!("it goes on until there is a reply"),
+    };
+    assert_eq!((reply.rcode(), reply.number()), (Rcode::NOERROR, 1));
+    let series = format!("fingerpost_forward_ignored_replies_total{{proto=\"udp\",to=\"{to}\"}}");
+    let ignored = bed.metric(&series);
+    assert!(ignored > 0, "none has arrived");
+    println!("{ignored} of {tries} forgeries arrived, none was accepted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forgeries_to_the_right_port_are_ignored_and_the_reply_delivered() {
+    spoof(20_000).await;
+}
+
+/// `cargo test --test upstream_faults a_million -- --ignored --nocapture`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes about a minute without optimization"]
+async fn a_million_forgeries_are_ignored() {
+    // A query waits for five seconds at most, so each has its share.
+    for _ in 0..50 {
+        spoof(20_000).await;
+    }
+}
