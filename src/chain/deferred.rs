@@ -92,7 +92,10 @@ impl Deferred {
                         Err(_) => Verdict::Fail(Failure {
                             rcode: Rcode::SERVFAIL,
                             error: "the query's time is over".into(),
-                            extended_error: None,
+                            extended_error: Some(ExtendedError::new(
+                                ExtendedError::OTHER,
+                                "the query's time is over",
+                            )),
                         }),
                     }
                 }

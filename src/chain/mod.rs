@@ -36,6 +36,7 @@ use crate::chain::exchange::Exchange;
 use crate::chain::plugin::{After, Pending, Plugin, Step};
 use crate::chain::search::SearchPath;
 use crate::wire::code::Rcode;
+use crate::wire::edns::ExtendedError;
 
 /// The error at the end of a chain. Log filters know these words.
 const NO_NEXT_PLUGIN: &str = "no next plugin found";
@@ -140,6 +141,8 @@ impl Chain {
         }
         // REFUSED is for names that no block serves; a block that has no answer has failed.
         exchange.fail(Rcode::SERVFAIL, NO_NEXT_PLUGIN);
+        let why = ExtendedError::new(ExtendedError::OTHER, "no plugin answers for this name");
+        exchange.state.extended_error = Some(why);
         Self::climb(exchange, chain.links.len(), floor)
     }
 

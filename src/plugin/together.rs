@@ -5,10 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::chain::exchange::Exchange;
+use crate::chain::exchange::{Exchange, Protocol};
 use crate::chain::plugin::Step;
 use crate::plugin::testing::bench::{Ask, Bench, Link, Upstream, wait_until};
-use crate::plugin::{autopath, cache, cancel, hosts, kubernetes};
+use crate::plugin::{autopath, cache, cancel, forward, hosts, kubernetes, transfer};
 use crate::wire::code::{Rcode, RecordType};
 use crate::wire::name::{Name, ROOT};
 use crate::wire::record::Section;
@@ -195,4 +195,52 @@ fn each_name_of_a_search_is_kept_by_itself() {
     // A name that shares the rest of the path shares nothing else.
     assert_eq!(rcode("mail.example.org.a.example"), Rcode::NXDOMAIN);
     assert_eq!(upstream.asked(), 6);
+}
+
+/// INFO-CODE of the extended error, which is the only option.
+fn extended_error(reply: &[u8]) -> Option<u16> {
+    let opt = crate::wire::record::Records::of_message(reply)
+        .unwrap()
+        .flatten()
+        .map(|(_, record)| record)
+        .find(|record| record.record_type == RecordType::OPT)?;
+    let data = opt.rdata().strip_prefix(&[0, 15])?.get(2..4)?;
+    Some(u16::from_be_bytes([data[0], data[1]]))
+}
+
+#[test]
+fn who_is_refused_or_failed_is_told_why() {
+    let prohibited = "transfer example.org {\n to 198.51.100.1\n}";
+    for (spec, text, protocol, qtype, expected) in [
+        // RFC 8914, sections 4.1, 4.19 and 4.22: Other, Prohibited, Not Supported.
+        (&cache::SPEC, "cache", Protocol::Udp, RecordType::A, 0),
+        (
+            &transfer::SPEC,
+            prohibited,
+            Protocol::Tcp,
+            RecordType::AXFR,
+            18,
+        ),
+        (
+            &transfer::SPEC,
+            prohibited,
+            Protocol::Udp,
+            RecordType::AXFR,
+            21,
+        ),
+        (
+            &forward::SPEC,
+            "forward . 192.0.2.1",
+            Protocol::Tcp,
+            RecordType::AXFR,
+            21,
+        ),
+    ] {
+        let bench = Bench::new(vec![Link::Corefile(spec, text)]);
+        let mut ask = Ask::new("example.org", qtype);
+        ask.arrival.protocol = protocol;
+        ask.edns = Some((1232, false));
+        let reply = bench.send(&ask);
+        assert_eq!(extended_error(&reply.octets), Some(expected), "{text}");
+    }
 }

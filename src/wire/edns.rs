@@ -88,10 +88,14 @@ impl ExtendedError {
     pub const CACHED_ERROR: u16 = 13;
     /// 14: Not Ready.
     pub const NOT_READY: u16 = 14;
+    /// 18: Prohibited.
+    pub const PROHIBITED: u16 = 18;
     /// 19: Stale NXDOMAIN Answer.
     pub const STALE_NXDOMAIN_ANSWER: u16 = 19;
     /// 20: Not Authoritative.
     pub const NOT_AUTHORITATIVE: u16 = 20;
+    /// 21: Not Supported.
+    pub const NOT_SUPPORTED: u16 = 21;
     /// 22: No Reachable Authority.
     pub const NO_REACHABLE_AUTHORITY: u16 = 22;
     /// 23: Network Error.

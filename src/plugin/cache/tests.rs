@@ -1,6 +1,7 @@
 //! One test a rule. Time is the arrival of a query, so no test waits for a TTL.
 
 mod kinds;
+mod scan;
 mod stale;
 mod table;
 

@@ -62,6 +62,7 @@ use crate::plugin::{BuildError, Config, Spec};
 use crate::server::assembly::Assembly;
 use crate::server::process::Process;
 use crate::wire::code::{Rcode, RecordType};
+use crate::wire::edns::ExtendedError;
 use crate::wire::name::{Name, NameRef};
 
 /// What is known about `forward`.
@@ -251,13 +252,18 @@ impl Plugin for Forward {
         }
         if matches!(exchange.qtype(), RecordType::AXFR | RecordType::IXFR) {
             // A transfer is many messages; the first alone would pass for all of it.
-            exchange.fail(Rcode::REFUSED, "zone transfers are not forwarded");
+            const WHY: &str = "zone transfers are not forwarded";
+            exchange.fail(Rcode::REFUSED, WHY);
+            let why = ExtendedError::new(ExtendedError::NOT_SUPPORTED, WHY);
+            exchange.state.extended_error = Some(why);
             return Step::Answered;
         }
         let Ok(running) = Running::enter(self) else {
             self.metrics.rejected.inc();
             let text = format!("concurrent queries exceeded maximum {}", self.limit);
             exchange.fail(Rcode::REFUSED, text);
+            let why = ExtendedError::new(ExtendedError::OTHER, "too many concurrent queries");
+            exchange.state.extended_error = Some(why);
             return Step::Answered;
         };
         let over_tcp = exchange.arrival().protocol == Protocol::Tcp;

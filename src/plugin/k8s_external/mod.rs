@@ -38,6 +38,7 @@ use crate::plugin::k8s_external::name::Place;
 use crate::plugin::service::{self, ServicePlace};
 use crate::server::lent::{ClusterSlot, LentCluster};
 use crate::wire::code::{Rcode, RecordType};
+use crate::wire::edns::ExtendedError;
 use crate::wire::name::{Name, NameBuf, NameRef};
 
 /// What is known about `k8s_external`.
@@ -123,6 +124,11 @@ impl Plugin for External {
         // CoreDNS says NODATA, which is no reply to a transfer (RFC 5936, section 2.2).
         if matches!(asked.qtype, RecordType::AXFR | RecordType::IXFR) {
             exchange.reply.rcode = Rcode::REFUSED;
+            let why = ExtendedError::new(
+                ExtendedError::NOT_SUPPORTED,
+                "zones are handed out by `transfer`",
+            );
+            exchange.state.extended_error = Some(why);
             return Step::Answered;
         }
         match self.find(&asked) {

@@ -42,6 +42,7 @@ use crate::plugin::fallthrough::Fallthrough;
 use crate::plugin::kubernetes::name::{Grammar, Place};
 use crate::plugin::service::{self, ServicePlace, dashed};
 use crate::wire::code::{Rcode, RecordType};
+use crate::wire::edns::ExtendedError;
 use crate::wire::name::{Name, NameBuf, NameRef};
 
 /// What is known about `kubernetes`.
@@ -137,6 +138,11 @@ impl Plugin for Kubernetes {
         };
         if matches!(asked.qtype, RecordType::AXFR | RecordType::IXFR) {
             exchange.reply.rcode = Rcode::REFUSED;
+            let why = ExtendedError::new(
+                ExtendedError::NOT_SUPPORTED,
+                "zones are handed out by `transfer`",
+            );
+            exchange.state.extended_error = Some(why);
             return Step::Answered;
         }
         match self.find(&asked) {

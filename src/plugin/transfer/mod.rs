@@ -103,24 +103,26 @@ impl Plugin for Transfer {
         }
         // RFC 5936, section 4.2: AXFR goes over TCP. IXFR could start over UDP; here as in CoreDNS it does not.
         if exchange.arrival().protocol != Protocol::Tcp {
-            return self.refuse(exchange, Rcode::REFUSED);
+            return self.refuse(exchange, Rcode::REFUSED, ExtendedError::NOT_SUPPORTED);
         }
         let Some(stanza) = stanza_of(&self.stanzas, exchange.qname()) else {
             return Step::Next;
         };
         if !stanza.admits(exchange.arrival().client.ip()) {
-            return self.refuse(exchange, Rcode::REFUSED);
+            return self.refuse(exchange, Rcode::REFUSED, ExtendedError::PROHIBITED);
         }
         if exchange.query.is_signed() {
             // There is no plugin `tsig` yet, so we know no key (RFC 8945, section 5.2.1). CoreDNS without it sends the
             // whole zone unsigned, which the client throws away.
-            let step = self.refuse(exchange, Rcode::NOTAUTH);
+            let step = self.refuse(exchange, Rcode::NOTAUTH, ExtendedError::NOT_SUPPORTED);
             exchange.state.error = Some("the transfer is signed, and TSIG is not built yet".into());
             return step;
         }
         match exchange.content_below() {
             // RFC 5936, section 2.2.1. CoreDNS' `kubernetes` invents a zone at any name below its own.
-            Held::Nothing => self.refuse(exchange, Rcode::NOTAUTH),
+            Held::Nothing => {
+                self.refuse(exchange, Rcode::NOTAUTH, ExtendedError::NOT_AUTHORITATIVE)
+            }
             Held::Unready => self.fail(
                 exchange,
                 "the zone is not complete yet",
@@ -142,9 +144,10 @@ impl Plugin for Transfer {
 }
 
 impl Transfer {
-    fn refuse(&self, exchange: &mut Exchange<'_>, rcode: Rcode) -> Step {
+    fn refuse(&self, exchange: &mut Exchange<'_>, rcode: Rcode, code: u16) -> Step {
         self.metrics.count("refused");
         exchange.reply.rcode = rcode;
+        exchange.state.extended_error = Some(ExtendedError::new(code, ""));
         Step::Answered
     }
 
