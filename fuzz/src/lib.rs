@@ -17,6 +17,23 @@ pub mod corefile;
 /// The cluster's file: read, written again, taken in, and replaced by lists.
 pub mod snapshot;
 
+/// Any octets as a message, compared with hickory-proto record by record.
+pub mod message;
+
+/// A query's OPT, through a server with cookies.
+pub mod edns;
+
+/// What a client sends over TCP.
+pub mod stream;
+
+/// What an upstream replies, through `forward` and `cache` to the client.
+pub mod reply;
+
+/// Objects: files, and what the API server sends.
+pub mod objects;
+
+mod server;
+
 /// A target's body.
 pub type Target = fn(&[u8]) -> u64;
 
@@ -26,6 +43,11 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("name", name::run),
     ("corefile", corefile::run),
     ("snapshot", snapshot::run),
+    ("message", message::run),
+    ("edns", edns::run),
+    ("stream", stream::run),
+    ("reply", reply::run),
+    ("objects", objects::run),
 ];
 
 /// Some values as one number.

@@ -75,7 +75,11 @@ fn taken_in_and_replaced(objects: &[Object]) {
     }
     assert!(!cluster.is_restored() && cluster.synced());
     for address in objects.iter().flat_map(addresses) {
-        assert_eq!(cluster.table.with_owners(address, <[_]>::len), 0, "{address}");
+        assert_eq!(
+            cluster.table.with_owners(address, <[_]>::len),
+            0,
+            "{address}"
+        );
     }
 }
 
@@ -87,7 +91,9 @@ fn addresses(object: &Object) -> Vec<IpAddr> {
         },
         Object::EndpointSlice(slice) => {
             let endpoints = slice.endpoints.iter();
-            endpoints.flat_map(|endpoint| endpoint.addresses.clone()).collect()
+            endpoints
+                .flat_map(|endpoint| endpoint.addresses.clone())
+                .collect()
         }
         Object::Namespace(_) | Object::Pod(_) | Object::ServiceImport(_) => Vec::new(),
     }

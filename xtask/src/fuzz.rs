@@ -2,12 +2,18 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use crate::command::{cargo, run, succeeds};
 use crate::paths;
 
 /// The targets, in the order they run.
-pub const TARGETS: &[&str] = &["query", "name", "corefile", "snapshot"];
+pub const TARGETS: &[&str] = &[
+    "query", "name", "corefile", "snapshot", "message", "edns", "stream", "reply", "objects",
+];
+
+/// Targets that run at a time: each is one thread.
+const AT_A_TIME: usize = 2;
 
 /// The version that `cargo install` fetches.
 const CARGO_FUZZ: &str = "0.13.2";
@@ -17,9 +23,10 @@ pub fn run_all(seconds: u64) -> Result<(), String> {
     let fuzz = paths::root().join("fuzz");
     let built = paths::cargo_target().join("fuzz");
     match libfuzzer() {
-        Some(program) => TARGETS
-            .iter()
-            .try_for_each(|target| under_libfuzzer(&program, &fuzz, &built, target, seconds)),
+        Some(program) => {
+            run(&mut cargo_fuzz(&program, &fuzz, &built, "build"))?;
+            side_by_side(|target| under_libfuzzer(&program, &fuzz, &built, target, seconds))
+        }
         None => {
             println!("no nightly compiler with cargo-fuzz: the built-in mutator runs the targets");
             let mut build = cargo();
@@ -35,11 +42,27 @@ pub fn run_all(seconds: u64) -> Result<(), String> {
                 .env("CARGO_TARGET_DIR", &built);
             run(&mut build)?;
             let mutate = built.join("release/mutate");
-            TARGETS.iter().try_for_each(|target| {
-                run(Command::new(&mutate).args([*target, &seconds.to_string()]))
-            })
+            side_by_side(|target| run(Command::new(&mutate).args([target, &seconds.to_string()])))
         }
     }
+}
+
+/// Runs each target, some at a time, up to the first that fails.
+fn side_by_side(body: impl Fn(&str) -> Result<(), String> + Sync) -> Result<(), String> {
+    let left = Mutex::new(TARGETS.iter());
+    let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || {
+        while let Some(target) = next() {
+            body(target)?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..AT_A_TIME).map(|_| scope.spawn(work)).collect();
+        workers
+            .into_iter()
+            .try_for_each(|worker| worker.join().expect("a worker does not panic"))
+    })
 }
 
 /// `cargo-fuzz`, if it and a nightly compiler can be had.
@@ -83,12 +106,8 @@ fn under_libfuzzer(
     let corpus = built.join("corpus").join(target);
     std::fs::create_dir_all(&corpus).map_err(|error| format!("{}: {error}", corpus.display()))?;
     println!("--- {target}: {seconds} s under libFuzzer");
-    let mut command = Command::new(program);
+    let mut command = cargo_fuzz(program, fuzz, built, "run");
     command
-        .current_dir(fuzz)
-        // What they run holds no unsafe code, so a sanitizer would only cost time.
-        .args(["fuzz", "run", "--sanitizer", "none", "--target-dir"])
-        .arg(built)
         .arg(target)
         .arg(&corpus)
         .arg(fuzz.join("seeds").join(target))
@@ -100,11 +119,21 @@ fn under_libfuzzer(
             "-print_final_stats=1",
             "-verbosity=0",
         ])
-        .arg(format!("-max_total_time={seconds}"))
+        .arg(format!("-max_total_time={seconds}"));
+    run(&mut command)
+}
+
+fn cargo_fuzz(program: &Path, fuzz: &Path, built: &Path, what: &str) -> Command {
+    let mut command = Command::new(program);
+    command
+        .current_dir(fuzz)
+        // What they run holds no unsafe code, so a sanitizer would only cost time.
+        .args(["fuzz", what, "--sanitizer", "none", "--target-dir"])
+        .arg(built)
         // cargo-fuzz calls cargo again, and it must be the nightly one.
         .env("RUSTUP_TOOLCHAIN", "nightly")
         .env_remove("CARGO")
         .env_remove("RUSTC")
         .env_remove("CARGO_TARGET_DIR");
-    run(&mut command)
+    command
 }

@@ -8,7 +8,7 @@ use crate::steps::{Done, Steps};
 use crate::{control_plane, fuzz, paths, provision, vectors};
 
 /// Seconds that each fuzz target runs.
-const FUZZ_SECONDS: u64 = 20;
+const FUZZ_SECONDS: u64 = 60;
 
 fn all(steps: &mut Steps) {
     steps.step("format", || {
