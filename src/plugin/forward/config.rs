@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::Method;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::corefile::args::{Args, FromWord, GoDuration, read_as, unknown_option};
@@ -36,6 +37,8 @@ pub(super) struct Stanza {
     pub(super) tls: TlsFiles,
     /// What the certificates of all upstreams must be for, unless it is their addresses.
     pub(super) server_name: Option<ServerName<'static>>,
+    /// For upstreams over HTTPS.
+    pub(super) doh_method: Method,
     /// Who is asked for upstreams that are given by name; nobody means the system.
     pub(super) resolvers: Vec<SocketAddr>,
     /// Failed probes after which an upstream is down; 0 means never.
@@ -102,6 +105,7 @@ impl Stanza {
             },
             tls: TlsFiles::default(),
             server_name: None,
+            doh_method: Method::POST,
             resolvers: Vec::new(),
             max_fails: 2,
             max_concurrent: 0,
@@ -195,11 +199,6 @@ impl<'r, 'c> Reader<'r, 'c> {
         self.whole &= self.context.faults.note(result).is_some();
     }
 
-    fn not_built(&mut self, word: &Word, what: &str) {
-        let diagnostic = Diagnostic::not_built(word.span, what);
-        self.context.faults.push(diagnostic);
-    }
-
     fn target(&mut self, word: &'c Word) -> Result<(), Diagnostic> {
         let target = target::read(word)?;
         match &target {
@@ -221,9 +220,6 @@ impl<'r, 'c> Reader<'r, 'c> {
                 target::server_name(word, name)?;
             }
             _ => {}
-        }
-        if target.protocol == Protocol::Https {
-            self.not_built(word, "an upstream over HTTPS");
         }
         self.stanza.targets.push(target);
         Ok(())
@@ -288,26 +284,9 @@ impl<'r, 'c> Reader<'r, 'c> {
             "tls" => stanza.tls = tls_files(option)?,
             "tls_servername" => stanza.server_name = Some(server_name(option)?),
             "resolver" => stanza.resolvers = resolvers(option)?,
-            "doh_method" => return self.method(option),
+            "doh_method" => stanza.doh_method = method(option)?,
             _ => return Err(unknown_option("forward", option, SPEC.option_names())),
         }
-        Ok(())
-    }
-
-    /// Checked in full and not built yet.
-    fn method(&mut self, option: &'c Directive) -> Result<(), Diagnostic> {
-        let mut args = Args::of(option);
-        let word = args.take("`POST` or `GET`")?;
-        args.finish()?;
-        if word.text != "POST" && word.text != "GET" {
-            let message = format!("`{}` is not a method for queries", word.text);
-            return Err(Diagnostic::error(
-                word.span,
-                message,
-                "expected POST or GET",
-            ));
-        }
-        self.not_built(&option.name, "`forward` option `doh_method`");
         Ok(())
     }
 }
@@ -478,4 +457,19 @@ fn resolvers(option: &Directive) -> Result<Vec<SocketAddr>, Diagnostic> {
         Ok(SocketAddr::new(address, 53))
     };
     option.args.iter().map(one).collect()
+}
+
+fn method(option: &Directive) -> Result<Method, Diagnostic> {
+    let mut args = Args::of(option);
+    let word = args.take("`POST` or `GET`")?;
+    args.finish()?;
+    match word.text.as_str() {
+        "POST" => Ok(Method::POST),
+        "GET" => Ok(Method::GET),
+        text => Err(Diagnostic::error(
+            word.span,
+            format!("`{text}` is not a method for queries"),
+            "expected POST or GET",
+        )),
+    }
 }

@@ -10,7 +10,7 @@
 //!
 //! It is a proxy of octets: a message of our own goes out (`request.rs`), and the reply's records are walked, not
 //! decoded (`reply.rs`). All waiting is done in the query's own future; no task is spawned for it. Sockets outlive
-//! queries (`udp.rs`, `tcp.rs`), and upstreams outlive reloads that leave their options alone: they are shared through
+//! queries (`udp.rs`, `tcp.rs`, `doh.rs`), and upstreams outlive reloads that leave their options alone: they are shared through
 //! the process by all that configures them.
 //!
 //! Each directive of a block is one link of the chain, in the order they stand.
@@ -18,6 +18,7 @@
 mod bailiwick;
 mod budget;
 mod config;
+mod doh;
 mod flight;
 mod group;
 mod health;
@@ -44,6 +45,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use http::Method;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::chain::exchange::{Exchange, Protocol};
@@ -127,7 +129,8 @@ fn group(
     {
         let place = (address, host.as_deref());
         let tls = tls(&protocol, stanza, place, assembly)?;
-        let upstream = upstream(address, tls, stanza, process, &metrics);
+        let method = (protocol == Spoken::Https).then(|| stanza.doh_method.clone());
+        let upstream = upstream(address, (tls, method), stanza, process, &metrics);
         members.push(Arc::new(Member::new(upstream, file, stanza.from.clone())));
     }
     let made = process.shared.get_or_try(&key, || {
@@ -152,10 +155,14 @@ fn tls(
     };
     let files = stanza.tls.below(assembly.root);
     let mut is_new = false;
-    let key = format!("{files:?}");
+    let alpn: &[u8] = match protocol {
+        Spoken::Https => b"h2",
+        _ => b"dot",
+    };
+    let key = format!("{alpn:?} {files:?}");
     let client = assembly.process.shared.get_or_try(&key, || {
         is_new = true;
-        Client::new(files, b"dot").map(Arc::new)
+        Client::new(files, alpn).map(Arc::new)
     })?;
     if !is_new {
         // Of the generation before, or of another directive.
@@ -175,7 +182,7 @@ fn tls(
 /// An upstream, which all that ask it in the same way share.
 fn upstream(
     address: SocketAddr,
-    tls: Option<Tls>,
+    (tls, method): (Option<Tls>, Option<Method>),
     stanza: &Stanza,
     process: &Process,
     metrics: &Arc<ForwardMetrics>,
@@ -183,7 +190,7 @@ fn upstream(
     let transport = stanza.transport.clone();
     let secure = tls
         .as_ref()
-        .map(|tls| format!("{:?} {:?}", tls.name, tls.client.files()));
+        .map(|tls| format!("{method:?} {:?} {:?}", tls.name, tls.client.files()));
     // However many blocks and options ask an address, it is probed once.
     let Transport {
         force_tcp,
@@ -210,7 +217,13 @@ fn upstream(
     let made = process.shared.get_or_try(&key, || {
         let (metrics, runtime) = (Arc::clone(metrics), process.runtime.clone());
         Ok::<_, Infallible>(Arc::new(Upstream::new(
-            address, transport, tls, health, budget, metrics, runtime,
+            address,
+            transport,
+            (tls, method),
+            health,
+            budget,
+            metrics,
+            runtime,
         )))
     });
     let Ok(upstream) = made;

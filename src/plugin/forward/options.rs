@@ -127,7 +127,7 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         "doh_method",
         "doh_method POST|GET",
         "POST",
-        "method for upstreams over HTTPS; not built yet",
+        "method for upstreams over HTTPS",
     ),
     option(
         "resolver",

@@ -47,6 +47,7 @@ fn every_option_is_read() {
         source_address 127.0.0.2
         tls cert.pem key.pem ca.pem
         tls_servername dns.example.org
+        doh_method GET
         resolver 192.0.2.3 [2001:db8::1]:5353 2001:db8::2
     }";
     let stanza = stanzas(text).remove(0);
@@ -77,6 +78,7 @@ fn every_option_is_read() {
     };
     assert_eq!(stanza.tls, files);
     assert_eq!(stanza.server_name.unwrap().to_str(), "dns.example.org");
+    assert_eq!(stanza.doh_method, "GET");
     let resolvers = ["192.0.2.3:53", "[2001:db8::1]:5353", "[2001:db8::2]:53"];
     let shown = |address: &SocketAddr| address.to_string();
     let read: Vec<_> = stanza.resolvers.iter().map(shown).collect();
@@ -218,18 +220,6 @@ fn what_is_missing_or_too_much_in_the_line_is_said() {
 fn all_faults_of_a_directive_are_told_at_once() {
     let text = "forward . quic://192.0.2.1 {\npolicy x\nexpire y\n}";
     assert_eq!(testing::faults(&SPEC, text).len(), 3);
-}
-
-#[test]
-fn what_is_not_built_yet_is_checked_and_named() {
-    assert_eq!(
-        testing::faults(&SPEC, "forward . https://1.1.1.1"),
-        ["not built: an upstream over HTTPS is not built yet @ https://1.1.1.1"]
-    );
-    assert_eq!(
-        faults("doh_method GET"),
-        ["not built: `forward` option `doh_method` is not built yet @ doh_method"]
-    );
 }
 
 #[test]

@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::Method;
 use tokio::runtime::Handle;
 
 use crate::plugin::forward::budget::Budget;
 use crate::plugin::forward::config::Transport;
+use crate::plugin::forward::doh::Doh;
 use crate::plugin::forward::health::Health;
 use crate::plugin::forward::metrics::{ForwardMetrics, UpstreamMetrics};
 use crate::plugin::forward::probe;
@@ -37,27 +39,30 @@ pub(super) struct Upstream {
 enum Link {
     Plain { udp: Lanes, tcp: Arc<Streams> },
     Tls(Arc<Streams>),
+    Https(Arc<Doh>),
 }
 
 impl Upstream {
     pub(super) fn new(
         address: SocketAddr,
         transport: Transport,
-        tls: Option<Tls>,
+        (tls, method): (Option<Tls>, Option<Method>),
         health: Arc<Health>,
         budget: Option<Arc<Budget>>,
         metrics: Arc<ForwardMetrics>,
         runtime: Handle,
     ) -> Self {
         let metrics = Arc::new(UpstreamMetrics::new(metrics, address));
-        let is_secure = tls.is_some();
         let (rt, counts) = (runtime.clone(), Arc::clone(&metrics));
-        let streams = Streams::new(address, &transport, tls, rt.clone(), Arc::clone(&counts));
-        let link = if is_secure {
-            Link::Tls(streams)
-        } else {
-            let udp = Lanes::new(address, &transport, rt, counts);
-            Link::Plain { udp, tcp: streams }
+        let link = match (tls, method) {
+            (None, _) => Link::Plain {
+                udp: Lanes::new(address, &transport, rt.clone(), Arc::clone(&counts)),
+                tcp: Streams::new(address, &transport, None, rt, counts),
+            },
+            (tls, None) => Link::Tls(Streams::new(address, &transport, tls, rt, counts)),
+            (Some(tls), Some(method)) => {
+                Link::Https(Doh::new(address, &transport, (tls, method), rt, counts))
+            }
         };
         Self {
             link,
@@ -80,6 +85,12 @@ impl Upstream {
         let (udp, tcp) = match &self.link {
             Link::Plain { udp, tcp } => (udp, tcp),
             Link::Tls(streams) => return self.over(streams, request, deadline).await,
+            Link::Https(doh) => {
+                let start = Instant::now();
+                let reply = doh.exchange(request, deadline).await?;
+                self.replied(&reply, start);
+                return Ok(reply);
+            }
         };
         if transport.force_tcp || request.over_tcp && !transport.prefer_udp {
             return self.over(tcp, request, deadline).await;
@@ -125,6 +136,7 @@ impl Upstream {
             Link::Plain { tcp: streams, .. } | Link::Tls(streams) => {
                 streams.probe(message, is_alive, until).await
             }
+            Link::Https(doh) => doh.probe(message, is_alive, until).await,
         }
     }
 
