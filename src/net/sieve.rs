@@ -41,6 +41,9 @@ const QUIET: usize = BATCH / 4;
 /// A sender is to blame for the crowd if this part of it is its own: an eighth.
 const BLAME: u32 = 8;
 
+/// And nobody is for less than this.
+const BLAME_MIN: u32 = 16;
+
 /// Senders looked at in a window. All that send more than a 16th of everything are among them.
 const SENDERS_MAX: usize = 16;
 
@@ -143,8 +146,8 @@ impl Sieve {
         let Some(window) = &mut self.window else {
             return false;
         };
-        window.batch_max = window.batch_max.max(count);
         if now < window.ends {
+            window.batch_max = window.batch_max.max(count);
             window.received += u32::try_from(count).unwrap_or(0);
             return false;
         }
@@ -156,7 +159,8 @@ impl Sieve {
         };
         let is_calm = window.calm > CALM_WINDOWS;
         window.received = u32::try_from(count).unwrap_or(0);
-        (window.batch_max, window.ends) = (0, now + WINDOW);
+        // This batch belongs to the next window: its senders are counted after this.
+        (window.batch_max, window.ends) = (count, now + WINDOW);
         let changed = if batch_max >= CROWDED {
             self.limit_the_worst(received)
         } else {
@@ -175,7 +179,7 @@ impl Sieve {
         let Some(&Sender { client, count }) = worst else {
             return false;
         };
-        if count < received / BLAME {
+        if count < BLAME_MIN || count <= received / BLAME {
             return false;
         }
         if let Some(one) = self.limited.iter_mut().find(|one| one.client == client) {
@@ -266,7 +270,7 @@ mod tests {
         sieve.close_window(batch, start);
         sieve.window.as_mut().expect("it is pressed").received = total;
         let end = start + WINDOW * 2;
-        sieve.close_window(batch, end);
+        sieve.close_window(1, end);
         end
     }
 
@@ -345,6 +349,17 @@ mod tests {
             "{shares:?}"
         );
         assert_eq!(shares[3..], [100, 10]);
+    }
+
+    #[test]
+    fn a_crowd_that_comes_at_the_end_of_a_window_is_not_blamed_on_who_came_before() {
+        let now = Instant::now();
+        let mut sieve = pressed(now);
+        sieve.close_window(2, now);
+        sieve.is_excess(client(1));
+        sieve.is_excess(client(1));
+        sieve.close_window(BATCH, now + WINDOW * 2);
+        assert_eq!(sieve.limited, []);
     }
 
     #[test]
