@@ -154,6 +154,7 @@ fn nothing_is_kept_of_imports_unless_they_are_asked_for() {
     assert!(cluster.table.service(b"\x03own\x04shop").is_none());
 }
 
+/// Case 250 leaves it; a secondary would never learn of the new address then.
 #[test]
 fn the_serial_of_imports_moves_with_each_change() {
     let cluster = with_imports();

@@ -89,7 +89,7 @@ fn the_client_and_the_parts_of_the_name_are_known() {
     let cluster = keeping(vec![client("ns1", "192.0.2.7")]);
     let who = "client-namespace=ns1 client-pod-name=ps client-label/app=web";
     for (qname, expected) in [
-        // 260 to 263.
+        // Cases 260 to 263.
         (
             "EP1a.web.ns1.svc.cluster.local",
             " port-name= protocol= endpoint=ep1a service=web namespace=ns1 kind=svc",
