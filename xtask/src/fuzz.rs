@@ -36,6 +36,8 @@ pub fn run_all(seconds: u64) -> Result<(), String> {
                     "build",
                     "--release",
                     "--no-default-features",
+                    "--features",
+                    "mutator",
                     "--bin",
                     "mutate",
                 ])
