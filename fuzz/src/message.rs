@@ -16,7 +16,7 @@ type Outline = (u8, Vec<u8>, u16, u16, u32);
 /// | message | here | hickory |
 /// |---|---|---|
 /// | not one question | refused | read |
-/// | a pointer into the header, or a name of more than 255 octets behind pointers | refused | some are read |
+/// | a pointer into the header or into its own name, or a name of more than 255 octets behind pointers | refused | some are read |
 /// | a broken name in the RDATA of DNAME, which hickory has no type for | refused | read |
 /// | RDATA of no octets where the type asks for some (hickory takes it for one of an update) | refused | read |
 /// | RDATA that its type does not allow | not looked at | refused |

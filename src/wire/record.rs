@@ -1,6 +1,7 @@
 //! Walking the records of a message, and checking them on the way.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 
 use crate::wire::code::{Class, RecordType};
 use crate::wire::name::NameBuf;
@@ -83,10 +84,20 @@ impl<'m> RecordRef<'m> {
 }
 
 /// Where a possibly compressed name ends in place. Pointers must go strictly backwards, to no earlier than the end
-/// of the header, so no chain of them can loop (RFC 1035, section 4.1.4: a *prior* occurrence).
+/// of the header, and what they lead to must end before the place that they come from: so no chain of them can loop
+/// (RFC 1035, section 4.1.4: a *prior* occurrence).
 pub fn skip_name(message: &[u8], at: usize) -> Result<usize, Broken> {
+    skip_parts(message, at, |_| ())
+}
+
+/// The same, showing the octets that each pointer leads to.
+pub fn skip_parts(
+    message: &[u8],
+    at: usize,
+    part: impl FnMut(Range<usize>),
+) -> Result<usize, Broken> {
     let mut end = None;
-    walk_name(message, at, |_| (), &mut end)?;
+    walk_name(message, at, |_| (), part, &mut end)?;
     end.ok_or(Broken)
 }
 
@@ -113,6 +124,7 @@ pub fn expand_name(message: &[u8], at: usize) -> Result<(NameBuf, usize), Broken
             name.push_label(label)
                 .expect("the walk keeps names within 255 octets")
         },
+        |_| (),
         &mut end,
     )?;
     Ok((name, end.ok_or(Broken)?))
@@ -122,40 +134,48 @@ fn walk_name(
     message: &[u8],
     mut at: usize,
     mut label: impl FnMut(&[u8]),
+    mut part: impl FnMut(Range<usize>),
     end: &mut Option<usize>,
 ) -> Result<(), Broken> {
     let mut octets = 1;
-    // Every jump lands before the place of the last one, so none can loop; a name with more jumps than it can have
-    // labels was made to cost us time.
-    let mut floor = at;
+    // Each part of the name ends before the one that points to it begins, so none can loop; a name with more jumps
+    // than it can have labels was made to cost us time.
+    let mut start = at;
+    let mut limit = message.len();
     let mut jumps_left = 127u8;
     loop {
         let length = usize::from(*message.get(at).ok_or(Broken)?);
-        match length {
-            0 => {
-                end.get_or_insert(at + 1);
-                return Ok(());
-            }
-            1..=63 => {
-                octets += 1 + length;
-                if octets > crate::wire::name::NAME_MAX {
-                    return Err(Broken);
-                }
-                label(message.get(at + 1..at + 1 + length).ok_or(Broken)?);
-                at += 1 + length;
-            }
-            0xc0.. => {
-                let target = usize::from(u16_at(message, at).ok_or(Broken)? & 0x3fff);
-                end.get_or_insert(at + 2);
-                if target >= floor || target < HEADER_LEN {
-                    return Err(Broken);
-                }
-                jumps_left = jumps_left.checked_sub(1).ok_or(Broken)?;
-                floor = target;
-                at = target;
-            }
+        let next = match length {
+            0 => at + 1,
+            1..=63 => at + 1 + length,
+            0xc0.. => at + 2,
             _ => return Err(Broken),
+        };
+        if next > limit {
+            return Err(Broken);
         }
+        if let 1..=63 = length {
+            octets += 1 + length;
+            if octets > crate::wire::name::NAME_MAX {
+                return Err(Broken);
+            }
+            label(&message[at + 1..next]);
+            at = next;
+            continue;
+        }
+        match end {
+            None => *end = Some(next),
+            Some(_) => part(start..next),
+        }
+        if length == 0 {
+            return Ok(());
+        }
+        let target = usize::from(u16_at(message, at).ok_or(Broken)? & 0x3fff);
+        if target >= start || target < HEADER_LEN {
+            return Err(Broken);
+        }
+        jumps_left = jumps_left.checked_sub(1).ok_or(Broken)?;
+        (limit, start, at) = (start, target, target);
     }
 }
 

@@ -24,6 +24,7 @@ mod group;
 mod health;
 mod metrics;
 mod options;
+mod pointers;
 mod policy;
 mod probe;
 mod random;

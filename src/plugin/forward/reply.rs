@@ -6,6 +6,7 @@
 //! (`bailiwick.rs`).
 
 use crate::plugin::forward::bailiwick::{Bailiwick, Finding};
+use crate::plugin::forward::pointers::{Pointers, name_offset};
 use crate::plugin::forward::request::Asked;
 use crate::wire::code::{Opcode, Rcode, RecordType};
 use crate::wire::edns::{Edns, ExtendedError, option_code, options_are_whole};
@@ -96,6 +97,7 @@ impl Reply {
         let (end, counts) = opt.unwrap_or((records.position(), counts));
         self.copy(&message[..end], counts);
         if !plain {
+            self.check_pointers()?;
             self.strip(asked)?;
         }
         if wild_ttls {
@@ -113,6 +115,16 @@ impl Reply {
         for (place, count) in self.message[6..HEADER_LEN].chunks_exact_mut(2).zip(counts) {
             place.copy_from_slice(&count.to_be_bytes());
         }
+    }
+
+    /// None if a name is made of something else than names.
+    fn check_pointers(&self) -> Option<()> {
+        let mut pointers = Pointers::default();
+        Records::of_message(&self.message)
+            .ok()?
+            .flatten()
+            .all(|(_, record)| pointers.admit(&self.message, &record))
+            .then_some(())
     }
 
     /// Takes out the records that do not belong to the reply; none if that cannot be done.
@@ -196,6 +208,7 @@ fn is_plain_answer(message: &[u8], record: &RecordRef<'_>, asked: &Asked) -> boo
     message[record.start..].starts_with(&QNAME)
         && record.record_type.0.to_be_bytes() == [type_high, type_low]
         && record.class.0.to_be_bytes() == [class_high, class_low]
+        && name_offset(record.record_type).is_none()
 }
 
 /// The message with only those records that belong to it; none if one of them is of a type that may hold compressed
