@@ -95,6 +95,7 @@ pub type Conditions = Arc<dyn Fn() -> Vec<Condition> + Send + Sync>;
 pub struct Readiness {
     probes: Mutex<BTreeMap<String, Vec<ReadyProbe>>>,
     conditions: Mutex<Vec<(String, Conditions)>>,
+    closed: AtomicBool,
     stopping: AtomicBool,
 }
 
@@ -136,22 +137,37 @@ impl Readiness {
         probes.keys().cloned().collect()
     }
 
+    /// Nobody is ready before `open`: whoever comes finds no socket yet.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Sockets answer.
+    pub fn open(&self) {
+        self.closed.store(false, Ordering::Release);
+    }
+
     /// From now on nobody is ready: the process is about to stop, so new clients should go elsewhere.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// The names of the plugins that are not ready, sorted; `shutdown` alone once the process is stopping.
+    /// The names of the plugins that are not ready, sorted; `listeners` if only the sockets are missing, `shutdown`
+    /// alone once the process is stopping.
     pub fn missing(&self) -> Vec<String> {
         if self.stopping.load(Ordering::Relaxed) {
             return vec!["shutdown".to_owned()];
         }
         let probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
-        probes
+        let missing: Vec<String> = probes
             .iter()
             .filter(|(_, probes)| !probes.iter().all(|probe| probe()))
             .map(|(name, _)| name.clone())
-            .collect()
+            .collect();
+        if missing.is_empty() && self.closed.load(Ordering::Acquire) {
+            return vec!["listeners".to_owned()];
+        }
+        missing
     }
 }
 
@@ -159,6 +175,21 @@ impl Readiness {
 mod tests {
     use super::*;
     use std::convert::Infallible;
+
+    #[test]
+    fn nobody_is_ready_before_the_sockets_answer() {
+        let readiness = Readiness::default();
+        readiness.close();
+        readiness.replace(vec![("b".to_owned(), Arc::new(|| true))]);
+        assert_eq!(readiness.missing(), ["listeners"]);
+        readiness.replace(vec![("b".to_owned(), Arc::new(|| false))]);
+        assert_eq!(readiness.missing(), ["b"]);
+        readiness.open();
+        readiness.replace(vec![("b".to_owned(), Arc::new(|| true))]);
+        assert!(readiness.missing().is_empty());
+        readiness.stop();
+        assert_eq!(readiness.missing(), ["shutdown"]);
+    }
 
     fn get<T: Any + Send + Sync>(shared: &Shared, key: &str, make: impl FnOnce() -> T) -> Arc<T> {
         let Ok(thing) = shared.get_or_try(key, || Ok::<_, Infallible>(Arc::new(make())));

@@ -47,6 +47,8 @@ impl Server {
             // A taken port is worth knowing now, not after the wait for the API server.
             drop(open_missing(&generation, &BTreeMap::new(), &process)?);
         }
+        // `ready` is asked while the API server is waited for, and nobody may be sent here before the sockets are open.
+        process.readiness.close();
         process
             .readiness
             .replace(std::mem::take(&mut generation.plan.readiness));
@@ -75,6 +77,7 @@ impl Server {
                 .start()
                 .map_err(|error| BuildError(format!("cannot start a worker: {error}")))?;
         }
+        server.process.readiness.open();
         server.begin();
         Ok(server)
     }
