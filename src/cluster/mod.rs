@@ -34,7 +34,7 @@ mod store;
 pub mod status;
 
 /// What a change was caused by, and when.
-pub mod trigger;
+mod trigger;
 
 /// Which API server, and how to reach it.
 pub mod source;
@@ -142,8 +142,8 @@ pub struct Keep {
 }
 
 /// Told of an EndpointSlice's change outside of a list: whether its Service is headless, and the time its object is
-/// stamped with, as it stands there.
-pub type TriggerObserver = Box<dyn Fn(bool, &str) + Send + Sync>;
+/// stamped with, or the text that is no time.
+pub type TriggerObserver = Box<dyn Fn(bool, Result<SystemTime, &str>) + Send + Sync>;
 
 /// One cluster: what was seen of it, and the table that answers come from.
 ///
@@ -414,7 +414,10 @@ impl Cluster {
         if let (false, Some(trigger), Some(observer)) =
             (listing, change.trigger, self.observer.get())
         {
-            observer(trigger.headless, &trigger.time);
+            observer(
+                trigger.headless,
+                trigger.time.as_ref().copied().map_err(|text| &**text),
+            );
         }
     }
 }

@@ -17,6 +17,7 @@ mod service;
 use std::borrow::Borrow;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use hashbrown::{HashMap, HashSet};
 
@@ -30,6 +31,7 @@ use crate::cluster::store::service::{
 };
 use crate::cluster::table::origin::{Origin, Zones};
 use crate::cluster::table::{Keyed, Named, Ports, Slot, Table};
+use crate::cluster::trigger::Stamp;
 use crate::wire::name::LABEL_MAX;
 
 /// Values that objects share are kept without a look for unused ones up to here.
@@ -68,7 +70,8 @@ impl Change {
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::cluster) struct Trigger {
     pub headless: bool,
-    pub time: Box<str>,
+    /// Or the text that is no time.
+    pub time: Result<SystemTime, Box<str>>,
 }
 
 /// When a record was last seen, and in which version.
@@ -112,7 +115,7 @@ struct SliceRecord {
     seen: Seen,
     /// The Service it belongs to.
     service: Arc<Slot>,
-    trigger_time: Option<Box<str>>,
+    caused: Stamp,
 }
 
 /// Every object seen, and the table they make up.
@@ -411,12 +414,12 @@ impl Store {
             cluster: imports::cluster_of(&slice),
             zones,
         });
-        let trigger_time = slice.trigger_time;
+        let caused = Stamp::of(slice.trigger_time.as_deref());
         if let Some((known, record)) = self.slices.get_key_value_mut(&*key) {
             let moved = record.service.labels != service;
             if !moved && *known.0 == view {
                 record.seen = seen;
-                record.trigger_time = trigger_time;
+                record.caused = caused;
                 return Change::default();
             }
             if moved {
@@ -426,13 +429,14 @@ impl Store {
         let view = Arc::new(view);
         let record = record_of(&mut self.services, &service, table);
         record.replace_slice(&key, Some(Arc::clone(&view)), table);
-        let trigger = record.trigger(trigger_time.as_deref());
+        let time = slice.trigger_time;
+        let trigger = time.and_then(|text| record.trigger(caused.time().ok_or(text)));
         let kind = record.kind_name();
         let endpoints = view.len();
         let slice = SliceRecord {
             seen,
             service: Arc::clone(&record.slot),
-            trigger_time,
+            caused,
         };
         // The key is part of the view, and goes with it.
         let old = self.slices.remove_entry(&*key);
@@ -459,7 +463,8 @@ impl Store {
             return Change::default();
         };
         record.replace_slice(key, None, table);
-        let trigger = record.trigger(slice.trigger_time.as_deref());
+        let caused = slice.caused.time();
+        let trigger = caused.and_then(|time| record.trigger(Ok(time)));
         let kind = record.kind_name();
         self.drop_if_empty(&slice.service.labels, table);
         Change {

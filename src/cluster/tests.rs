@@ -559,7 +559,7 @@ fn a_stamped_slice_is_reported_where_its_service_is_known_and_no_list_runs() {
     cluster.observe_triggers(Box::new(move |headless, time| {
         sink.lock()
             .expect("nobody panics")
-            .push((headless, time.to_owned()));
+            .push((headless, time.map_err(str::to_owned)));
     }));
     cluster.applied(slice("web-1", "web", "1", &["10.1.0.1"]));
     cluster.applied(service("web", "2", ServiceKind::Headless));
@@ -568,11 +568,23 @@ fn a_stamped_slice_is_reported_where_its_service_is_known_and_no_list_runs() {
     cluster.list_finished(Resource::EndpointSlices);
     assert!(seen.lock().expect("nobody panics").is_empty());
     cluster.applied(slice("web-1", "web", "4", &["10.1.0.3"]));
+    let Object::EndpointSlice(mut odd) = slice("web-1", "web", "5", &["10.1.0.4"]) else {
+        unreachable!("it is a slice");
+    };
+    odd.trigger_time = Some("yesterday".into());
+    cluster.applied(Object::EndpointSlice(odd));
+    cluster.applied(slice("web-1", "web", "6", &["10.1.0.3"]));
     cluster.deleted(Resource::EndpointSlices, "shop", "web-1");
-    let time = "2024-01-02T03:04:05Z".to_owned();
+    let time = Ok(UNIX_EPOCH + Duration::from_secs(1_704_164_645));
+    let odd = Err("yesterday".to_owned());
     assert_eq!(
         *seen.lock().expect("nobody panics"),
-        [(true, time.clone()), (true, time)]
+        [
+            (true, time.clone()),
+            (true, odd),
+            (true, time.clone()),
+            (true, time)
+        ]
     );
 }
 

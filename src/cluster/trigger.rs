@@ -1,9 +1,30 @@
 //! What a change was caused by, and when: the time stamp that the slice controller leaves (RFC 3339).
 
+use std::num::NonZeroU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// The time of a cause, as it is kept of each slice: 8 octets, those of none included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::cluster) struct Stamp(Option<NonZeroU64>);
+
+impl Stamp {
+    /// Of a time stamp. One that is none was told of when it came, and is not kept.
+    pub(in crate::cluster) fn of(text: Option<&str>) -> Self {
+        let since = text
+            .and_then(parse_time)
+            .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        // Up to the year 2554.
+        let nanoseconds = since.and_then(|since| u64::try_from(since.as_nanos()).ok());
+        Self(nanoseconds.and_then(NonZeroU64::new))
+    }
+
+    pub(in crate::cluster) fn time(self) -> Option<SystemTime> {
+        UNIX_EPOCH.checked_add(Duration::from_nanos(self.0?.get()))
+    }
+}
+
 /// Reads `2024-01-02T03:04:05.678Z`, or with an offset such as `+01:00`; none for anything else or before 1970.
-pub fn parse_time(text: &str) -> Option<SystemTime> {
+pub(in crate::cluster) fn parse_time(text: &str) -> Option<SystemTime> {
     let octets = text.as_bytes();
     let fixed = octets.get(..19)?;
     let separators = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];

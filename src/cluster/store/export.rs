@@ -255,7 +255,8 @@ impl Store {
                 .and_then(|imports| imports.labels_of(&view.key)),
             ports: view.ports.to_vec(),
             endpoints: view.backends().enumerate().map(endpoint).collect(),
-            trigger_time: record.trigger_time.clone(),
+            // What a change was caused by is of no use to another process.
+            trigger_time: None,
         }))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use hashbrown::{HashMap, HashSet};
 
@@ -253,11 +254,11 @@ impl ServiceRecord {
     }
 
     /// A sample for `dns_programming_duration`: only where the Service is known.
-    pub(super) fn trigger(&self, time: Option<&str>) -> Option<Trigger> {
+    pub(super) fn trigger(&self, time: Result<SystemTime, Box<str>>) -> Option<Trigger> {
         self.service.as_ref()?;
         Some(Trigger {
             headless: self.view().kind == ViewKind::Headless,
-            time: time?.into(),
+            time,
         })
     }
 

@@ -7,9 +7,9 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
 
+use crate::cluster::Cluster;
 use crate::cluster::objects::Resource;
 use crate::cluster::status::{Observation, WatchStatus};
-use crate::cluster::{Cluster, trigger};
 use crate::server::process::Condition;
 use crate::telemetry::exposition::{Draft, Kind};
 use crate::telemetry::metrics::Families;
@@ -65,11 +65,11 @@ impl Families for KubernetesMetrics {
 }
 
 impl KubernetesMetrics {
-    /// Counts one change of endpoints, stamped with the time of its cause.
-    pub(super) fn triggered(&self, headless: bool, time: &str) {
-        let Some(cause) = trigger::parse_time(time) else {
-            self.tell(time, Instant::now());
-            return;
+    /// Counts one change of endpoints, stamped with the time of its cause, or with a text that is no time.
+    pub(super) fn triggered(&self, headless: bool, cause: Result<SystemTime, &str>) {
+        let cause = match cause {
+            Ok(cause) => cause,
+            Err(text) => return self.tell(text, Instant::now()),
         };
         let kind = if headless {
             "headless_with_selector"
@@ -392,7 +392,7 @@ mod tests {
             let metrics = Metrics::new().families::<KubernetesMetrics>();
             let start = Instant::now();
             let long = "soon".repeat(1000);
-            metrics.triggered(true, &long);
+            metrics.triggered(true, Err(&long));
             for second in [0, 30, 59, 61, 62] {
                 metrics.tell(&long, start + Duration::from_secs(second));
             }
