@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::chain::exchange::{Exchange, Protocol};
 use crate::chain::plugin::Step;
 use crate::plugin::testing::bench::{Ask, Bench, Link, Upstream, wait_until};
+use crate::plugin::testing::{Below, arrival, query, send, with_edns, zones};
 use crate::plugin::{autopath, cache, cancel, forward, hosts, kubernetes, transfer};
 use crate::wire::code::{Rcode, RecordType};
 use crate::wire::name::{Name, ROOT};
@@ -242,5 +243,27 @@ fn who_is_refused_or_failed_is_told_why() {
         ask.edns = Some((1232, false));
         let reply = bench.send(&ask);
         assert_eq!(extended_error(&reply.octets), Some(expected), "{text}");
+    }
+}
+
+#[test]
+fn an_extended_error_that_makes_a_refusal_longer_than_its_query_goes_without_tc() {
+    let zones = zones("example.org", vec![Arc::new(Below::Address)]);
+    let plain = with_edns(query("example.net", RecordType::A), 1232, false);
+    let mut padded = plain.clone();
+    let rdlength = padded.len() - 2;
+    padded[rdlength..].copy_from_slice(&[0, 6]);
+    // Two octets of an option for local use (RFC 6891, section 9).
+    padded.extend_from_slice(&[0xfd, 0xe9, 0, 2, 0, 0]);
+    for (message, expected) in [(plain, None), (padded, Some(20))] {
+        for protocol in [Protocol::Udp, Protocol::Tcp] {
+            let mut arrival = arrival();
+            arrival.protocol = protocol;
+            let reply = send(&zones, &message, arrival).expect("a reply");
+            assert_eq!(reply[3] & 15, 5, "REFUSED");
+            assert_eq!(reply[2] & 2, 0, "TC");
+            assert_eq!(reply.len(), message.len());
+            assert_eq!(extended_error(&reply), expected);
+        }
     }
 }

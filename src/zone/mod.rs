@@ -139,14 +139,16 @@ impl Zones {
         }
         let mut reply = ReplyWriter::new(query, out);
         reply.rcode = rcode;
+        // An error reply is never larger than its query, so it cannot amplify: the extended error goes. That limit is
+        // not the client's, so what goes is no reason to ask again over TCP (TC, RFC 8914, section 3).
+        let limit = query.message().len().min(usize::from(UDP_CLASSIC_MAX));
+        let why = why.filter(|why| reply.len() + ReplyOpt::len_with(0, Some(why)) <= limit);
         let opt = query.edns().map(|edns| ReplyOpt {
             payload_size: UDP_PAYLOAD_DEFAULT,
             dnssec_ok: edns.dnssec_ok && edns.version == 0,
             extended_error: why.as_ref(),
             options: &[],
         });
-        // An error reply is never larger than its query, so it cannot amplify: the extended error goes first.
-        let limit = query.message().len().min(usize::from(UDP_CLASSIC_MAX));
         reply.finish(query, limit, opt.as_ref());
         Outcome::Reply
     }
