@@ -124,23 +124,25 @@ impl Deferred {
         }
     }
 
-    /// Answers SERVFAIL at once, without waiting: there is no room for one more in flight, for the reason given.
+    /// Answers at once, without waiting, because there is no room for one more in flight: with what the plugin that
+    /// wanted to wait has to offer instead, or else SERVFAIL for the reason given.
     pub fn refuse(self, reason: &'static str, out: &mut Vec<u8>) -> Outcome {
         drop(self.pending);
-        let failure = Failure {
-            rcode: Rcode::SERVFAIL,
-            error: reason.into(),
-            extended_error: Some(ExtendedError::new(ExtendedError::OTHER, reason)),
-        };
-        resume(
-            self.parts,
-            Verdict::Fail(failure),
-            self.depth,
-            self.floor,
-            None,
-            out,
-        )
-        .outcome
+        let (depth, floor) = (self.depth, self.floor);
+        // Once turned round, a plugin has no other answer than the one that it wanted to work on.
+        let goes_down = self.rising.is_none();
+        let resumed = with_exchange(self.parts, depth, out, |exchange| {
+            let chain = &exchange.block().chain;
+            if goes_down && chain.answer_at_once(depth, exchange) {
+                exchange.state.answered_by = Some(chain.name_of(depth));
+            } else {
+                exchange.fail(Rcode::SERVFAIL, reason);
+                let why = ExtendedError::new(ExtendedError::OTHER, reason);
+                exchange.state.extended_error = Some(why);
+            }
+            Chain::climb(exchange, depth, floor)
+        });
+        resumed.outcome
     }
 }
 
@@ -159,6 +161,22 @@ fn resume(
     rising: Option<PartialReply>,
     out: &mut Vec<u8>,
 ) -> Resumed {
+    with_exchange(parts, depth, out, |exchange| {
+        let was_rising = rising.is_some();
+        if let Some(rising) = rising {
+            exchange.reply.restore(rising);
+        }
+        go_on(exchange, verdict, depth, floor, was_rising)
+    })
+}
+
+/// Takes a query up again at the link that it waited at.
+fn with_exchange(
+    parts: Parts,
+    depth: usize,
+    out: &mut Vec<u8>,
+    go: impl FnOnce(&mut Exchange<'_>) -> Outcome,
+) -> Resumed {
     let Parts {
         message,
         state,
@@ -170,11 +188,7 @@ fn resume(
     let mut exchange = Exchange::new(&query, state, &block, &zones, out);
     exchange.depth = depth;
     exchange.rest = following;
-    let was_rising = rising.is_some();
-    if let Some(rising) = rising {
-        exchange.reply.restore(rising);
-    }
-    let outcome = go_on(&mut exchange, verdict, depth, floor, was_rising);
+    let outcome = go(&mut exchange);
     let nothing = State::new(exchange.state.arrival);
     Resumed {
         outcome,

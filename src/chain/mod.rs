@@ -77,6 +77,14 @@ impl Chain {
         self.links[depth].name()
     }
 
+    pub(in crate::chain) fn answer_at_once(
+        &self,
+        depth: usize,
+        exchange: &mut Exchange<'_>,
+    ) -> bool {
+        self.links[depth].answer_at_once(exchange)
+    }
+
     pub(in crate::chain) fn owned_below(&self, exchange: &Exchange<'_>) -> bool {
         self.owners
             .iter()

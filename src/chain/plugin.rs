@@ -23,6 +23,12 @@ pub trait Plugin: Send + Sync + 'static {
         After::Done
     }
 
+    /// Answers a query for which `query` said [`Step::Defer`] and that must not wait, because there is no room for one
+    /// more in flight. False if there is nothing better than a failure. Must not block.
+    fn answer_at_once(&self, _exchange: &mut Exchange<'_>) -> bool {
+        false
+    }
+
     /// Whether this plugin answers the question from data it holds, now and whatever comes. A cache above neither
     /// looks up nor stores what is owned, so what we know is never answered from an older copy.
     fn owns(&self, _exchange: &Exchange<'_>) -> bool {

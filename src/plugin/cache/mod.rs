@@ -30,7 +30,7 @@ use crate::chain::plugin::{After, Plugin, Step};
 use crate::plugin::Spec;
 use crate::plugin::cache::config::{CacheConfig, StaleMode};
 use crate::plugin::cache::metrics::{CacheFamilies, CounterSet, Counters};
-use crate::plugin::cache::refresh::{Tasks, kept_flags};
+use crate::plugin::cache::refresh::{Tasks, give_stale, kept_flags};
 use crate::plugin::cache::store::{Budget, Entries, Entry, Key};
 use crate::plugin::cache::survey::{Asked, Kind, Survey, View, set_ttls, survey};
 use crate::server::assembly::Assembly;
@@ -136,15 +136,31 @@ impl Plugin for Cache {
                     let cached = ExtendedError::new(ExtendedError::CACHED_ERROR, "");
                     exchange.state.extended_error = Some(cached);
                 }
-                let ttl = if shelf.config.keep_ttl {
-                    hit.entry.ttl_stored()
-                } else {
-                    left
-                };
-                give(exchange, &hit.entry, ttl)
+                give(exchange, &hit.entry, shelf.ttl_left(&hit.entry, left))
             }
             None => self.stale(exchange, &hit.entry, &key, &counters),
         }
+    }
+
+    /// Only `serve_stale … verify TIMEOUT` waits here, and what is stale is better than nothing.
+    fn answer_at_once(&self, exchange: &mut Exchange<'_>) -> bool {
+        let shelf = &self.shelf;
+        let now = exchange.arrival().received;
+        let Some(stale) = shelf.config.stale else {
+            return false;
+        };
+        let Some(hit) = shelf.find(&Key::of(exchange.query), now) else {
+            return false;
+        };
+        let step = match hit.left {
+            // The refresh has come back meanwhile.
+            Some(left) => give(exchange, &hit.entry, shelf.ttl_left(&hit.entry, left)),
+            None => {
+                let counters = shelf.counters.of(&exchange.block().server);
+                give_stale(exchange, &hit.entry, stale.ttl, &counters)
+            }
+        };
+        matches!(step, Step::Answered)
     }
 
     fn reply(&self, exchange: &mut Exchange<'_>) -> After {
@@ -217,6 +233,15 @@ impl Shelf {
             let left = self.usable(&entry, now)?;
             Some(Hit { entry, left, kind })
         })
+    }
+
+    /// The TTL that an entry with so many seconds left leaves with.
+    fn ttl_left(&self, entry: &Entry, left: u32) -> u32 {
+        if self.config.keep_ttl {
+            entry.ttl_stored()
+        } else {
+            left
+        }
     }
 
     /// Seconds that an entry has left, none of them if it is stale; none if it is of no use any more.

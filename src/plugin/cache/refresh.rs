@@ -312,7 +312,12 @@ pub(in crate::plugin::cache) fn kept_flags(reply: &ReplyWriter<'_>) -> [u8; 2] {
 }
 
 /// Answers from an expired entry at once.
-fn give_stale(exchange: &mut Exchange<'_>, entry: &Entry, ttl: u32, counters: &Counters) -> Step {
+pub(in crate::plugin::cache) fn give_stale(
+    exchange: &mut Exchange<'_>,
+    entry: &Entry,
+    ttl: u32,
+    counters: &Counters,
+) -> Step {
     counters.served_stale.inc();
     exchange.state.extended_error = Some(stale_answer(entry));
     give(exchange, entry, ttl)

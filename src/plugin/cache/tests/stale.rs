@@ -263,6 +263,37 @@ fn recheck_pauses_after_a_failed_verification() {
 }
 
 #[test]
+fn a_query_that_must_not_wait_for_a_verification_gets_the_stale_answer() {
+    let upstream = upstream(|_| Step::Defer(Box::pin(std::future::pending())));
+    let bench = bench("cache {\n serve_stale 1h verify 1h\n}", &upstream);
+    let refuse = |ask: &Ask| {
+        let mut octets = Vec::new();
+        let outcome = bench.zones.answer(&ask.octets(), ask.arrival, &mut octets);
+        let Outcome::Deferred(deferred) = outcome else {
+            panic!("it waits");
+        };
+        let outcome = deferred.refuse("too many queries in flight", &mut octets);
+        assert!(matches!(outcome, Outcome::Reply));
+        Reply { octets }
+    };
+    let start = start();
+    bench.send(&ask_at(start, 0));
+    let mut ask = ask_at(start, 20);
+    ask.edns = Some((1232, false));
+    for _ in ["who begins the verification", "who would wait for it"] {
+        let reply = refuse(&ask);
+        assert_eq!(reply.records(), STALE);
+        // Extended error 3, as of any stale answer.
+        assert!(reply.octets.ends_with(&[0, 15, 0, 2, 0, 3]));
+    }
+    let counted = bench.metrics("coredns_cache_served_stale_total{");
+    assert!(counted[0].ends_with(" 2"), "{counted:?}");
+    // What nothing is known of fails all the same.
+    ask.qname = "other.example.org".to_owned();
+    assert_eq!(refuse(&ask).rcode(), Rcode::SERVFAIL);
+}
+
+#[test]
 fn whoever_asks_while_an_entry_is_verified_waits_for_the_same_reply() {
     let (open, gate) = tokio::sync::watch::channel(false);
     let upstream = upstream(move |_| {
