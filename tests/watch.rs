@@ -428,6 +428,38 @@ fn protobuf_that_cannot_be_read_leads_to_json() {
     assert_eq!(watched.failures("namespaces", "garbled"), 1);
 }
 
+/// Asks for lists, each of which expires at once, until there were as many as `expected` has letters: `p` where protobuf
+/// may be sent, `j` where not. The first `garbled` of the former cannot be read.
+#[track_caller]
+fn assert_encodings(garbled: usize, expected: &str) {
+    let asked_for_protobuf = AtomicUsize::new(0);
+    let watched = watch(move |asked| {
+        let is_garbled = asked.header("accept") != Some("application/json")
+            && asked_for_protobuf.fetch_add(1, Ordering::SeqCst) < garbled;
+        if is_garbled {
+            let octets = b"\xff\xff\xff\xffnot a frame".to_vec();
+            let kind = "application/vnd.kubernetes.protobuf;stream=watch";
+            return Answer::Reply(200, kind, "", vec![octets], Then::Hold);
+        }
+        list(&["a"], 10, &[expired()], Then::Hold)
+    });
+    let encodings: String = (0..expected.len())
+        .map(|_| watched.api.next())
+        .inspect(|asked| assert!(asked.is_streamed_list(), "{}", asked.uri))
+        .map(|asked| match asked.header("accept") {
+            Some("application/json") => 'j',
+            _ => 'p',
+        })
+        .collect();
+    assert_eq!(encodings, expected);
+}
+
+#[test]
+fn protobuf_is_tried_again_after_some_lists_and_then_less_and_less() {
+    assert_encodings(usize::MAX, "pjpjjpjjjjp");
+    assert_encodings(1, "pjppp");
+}
+
 #[test]
 fn an_object_that_cannot_be_read_hurts_no_other() {
     let bad = r#"{"type":"ADDED","object":{"metadata":{"name":7}}}"#.to_owned();

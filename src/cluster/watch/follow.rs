@@ -19,6 +19,7 @@ use crate::cluster::watch::frame::{FRAME_MAX, Frames, TooLong};
 use crate::cluster::watch::json;
 use crate::cluster::watch::metrics::ResourceMetrics;
 use crate::cluster::watch::pace::{Delays, chance};
+use crate::cluster::watch::preference::Preference;
 use crate::cluster::watch::progress::{Progress, Wish};
 use crate::cluster::watch::request::{Encoding, Link, PAGE, Stream, Target};
 
@@ -45,8 +46,7 @@ pub(super) struct Follower {
     delays: Delays,
     /// A streamed list fell silent before its end, as from a server that does not know of them: pages next time.
     paged: bool,
-    /// The server was caught sending protobuf that we cannot read, or refuses it.
-    json_only: bool,
+    encoding: Preference,
     /// The last try failed: the server may have come back with older data.
     suspicious: bool,
     /// Relists at once since the last watch that lived for a while.
@@ -72,8 +72,11 @@ impl Follower {
             progress,
             delays: Delays::default(),
             paged: false,
-            // The API server has no protobuf for resources that users define.
-            json_only: resource == Resource::ServiceImports,
+            encoding: match resource {
+                // The API server has no protobuf for resources that users define.
+                Resource::ServiceImports => Preference::json(),
+                _ => Preference::default(),
+            },
             suspicious: false,
             hasty: 0,
             absences: 0,
@@ -143,7 +146,9 @@ impl Follower {
         if *failure == Failure::Absent {
             return self.after_absence();
         }
-        self.json_only |= failure.is_not_acceptable() || matches!(failure, Failure::Garbled(_));
+        if failure.is_not_acceptable() || matches!(failure, Failure::Garbled(_)) {
+            self.encoding.failed();
+        }
         let outage = self
             .progress
             .silent_for()
@@ -195,12 +200,16 @@ impl Follower {
         };
         if self.suspicious {
             self.link
-                .get(&self.target.probe(&version), self.json_only)
+                .get(&self.target.probe(&version), self.encoding.is_json_only())
                 .await?;
         }
         let stream = self
             .link
-            .watch(&self.target.watch(&version, seconds), false, self.json_only)
+            .watch(
+                &self.target.watch(&version, seconds),
+                false,
+                self.encoding.is_json_only(),
+            )
             .await?;
         self.follow(stream, false).await
     }
@@ -209,7 +218,11 @@ impl Follower {
         if !self.paged {
             match self
                 .link
-                .watch(&self.target.stream(seconds), true, self.json_only)
+                .watch(
+                    &self.target.stream(seconds),
+                    true,
+                    self.encoding.is_json_only(),
+                )
                 .await
             {
                 Ok(stream) => return self.follow(stream, true).await,
@@ -222,7 +235,11 @@ impl Follower {
         let version = self.progress.version().unwrap_or_default();
         let stream = self
             .link
-            .watch(&self.target.watch(&version, seconds), false, self.json_only)
+            .watch(
+                &self.target.watch(&version, seconds),
+                false,
+                self.encoding.is_json_only(),
+            )
             .await?;
         self.follow(stream, false).await
     }
@@ -242,7 +259,7 @@ impl Follower {
         let mut next: Box<str> = Box::default();
         loop {
             let uri = self.target.page(limit, &next);
-            let (encoding, body) = self.link.get(&uri, self.json_only).await?;
+            let (encoding, body) = self.link.get(&uri, self.encoding.is_json_only()).await?;
             self.heard();
             let page = self.take_page(encoding, &body)?;
             if page.next.is_empty() {
@@ -383,6 +400,7 @@ impl Follower {
         self.sink.list_finished(self.resource);
         self.progress.list_ended();
         self.metrics.lists.inc();
+        self.encoding.listed();
         self.suspicious = false;
         self.absences = 0;
     }

@@ -21,7 +21,7 @@
 //! - Every byte received is noted ([`WatchStatus::silent_for`]), so that staleness can be seen.
 //! - From time to time what is known is compared with what the server has: events may be lost without a sign.
 //!
-//! Protobuf is asked for first and JSON second; a server that has no streamed lists is listed in pages.
+//! Protobuf is asked for first and JSON second, and JSON alone for a while after protobuf that cannot be read; a server that has no streamed lists is listed in pages.
 
 /// What a watch says.
 pub mod event;
@@ -49,6 +49,9 @@ mod limit;
 
 /// Deadlines and delays.
 pub mod pace;
+
+/// Which encoding is asked for.
+mod preference;
 
 /// What a task tells about itself.
 mod progress;
