@@ -335,5 +335,6 @@ fn arrival(protocol: Protocol) -> Arrival {
         protocol,
         received: Instant::now(),
         alias_depth: 0,
+        is_crowded: false,
     }
 }

@@ -250,6 +250,7 @@ fn arrival() -> Arrival {
         protocol: Protocol::Udp,
         received: Instant::now(),
         alias_depth: 0,
+        is_crowded: false,
     }
 }
 

@@ -54,6 +54,7 @@ pub(crate) async fn ask(zones: &Arc<Zones>, message: &[u8], protocol: Protocol) 
         protocol,
         received: Instant::now(),
         alias_depth: 0,
+        is_crowded: false,
     };
     let deferred = {
         let mut out = Vec::new();

@@ -55,6 +55,8 @@ pub struct Arrival {
     pub received: Instant,
     /// Questions that led to this one (an alias' target is a new question); 0 from a client.
     pub alias_depth: u8,
+    /// The socket that it came by holds as many unsent replies as it may ([`unsent`](crate::net::unsent)).
+    pub is_crowded: bool,
 }
 
 /// What is known about a query beside its octets, and survives waiting.

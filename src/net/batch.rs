@@ -27,6 +27,18 @@ pub mod portable;
 
 use std::net::{IpAddr, SocketAddr};
 
+/// What the kernel says of a receive queue.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueFill {
+    /// What stands in it, in octets as the kernel counts them, its bookkeeping included. It may be too high by a quarter of
+    /// the room: the kernel settles late.
+    pub queued: usize,
+    /// What it has room for, counted alike.
+    pub room: usize,
+    /// Datagrams dropped since the socket was opened, by a filter or for want of room.
+    pub drops: u32,
+}
+
 /// One received datagram.
 #[derive(Clone, Copy, Debug)]
 pub struct Datagram<'b> {
@@ -48,7 +60,7 @@ mod linux {
     use std::os::fd::{AsFd, AsRawFd};
     use std::ptr::{self, NonNull};
 
-    use super::Datagram;
+    use super::{Datagram, QueueFill};
     use crate::net::limit::{BATCH, DATAGRAM_MAX};
 
     /// Room for one control message with an address (40 octets with IPv6) and one with a count (24).
@@ -278,6 +290,28 @@ mod linux {
         /// No room (ENOBUFS, EAGAIN after the socket's write time-out) is tried once more and then costs the rest of
         /// the batch; any other error concerns one reply only (a firewall's EPERM, an address that is gone).
         pub fn send(&mut self, socket: &UdpSocket) -> usize {
+            self.address_replies();
+            let (done, lost) = self.send_headers(socket, libc::MSG_NOSIGNAL);
+            lost + self.queued.len() - done
+        }
+
+        /// The same without waiting for room: hands back those that found none, the oldest first.
+        pub fn send_what_fits(
+            &mut self,
+            socket: &UdpSocket,
+            mut unsent: impl FnMut(ReturnPath, &[u8]),
+        ) -> usize {
+            self.address_replies();
+            let (done, lost) = self.send_headers(socket, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT);
+            for queued in &self.queued[done..] {
+                let octets = &self.replies[queued.start..queued.end];
+                unsent(self.return_path(queued.slot), octets);
+            }
+            lost
+        }
+
+        /// Fills the headers of the queued replies.
+        fn address_replies(&mut self) {
             let at = self.slots.as_ptr();
             let replies = self.replies.as_mut_ptr();
             for (place, queued) in self.queued.iter().enumerate() {
@@ -302,21 +336,21 @@ mod linux {
                     };
                 }
             }
-            self.send_headers(socket)
         }
 
-        fn send_headers(&mut self, socket: &UdpSocket) -> usize {
+        /// Sends what [`Self::address_replies`] has just filled; returns how far it came, and how many of those are lost.
+        fn send_headers(&mut self, socket: &UdpSocket, flags: libc::c_int) -> (usize, usize) {
             let total = self.queued.len();
             let (mut done, mut lost, mut tried_again) = (0, 0, false);
             while done < total {
-                // SAFETY: `send` has just filled the first `total` headers, and `done` is below `total`; all they
+                // SAFETY: the caller has just filled the first `total` headers, and `done` is below `total`; all they
                 // point at is part of `slots` or of `replies` and is only read.
                 let sent = unsafe {
                     libc::sendmmsg(
                         socket.as_raw_fd(),
                         (&raw mut (*self.slots.as_ptr()).outgoing[done]).cast(),
                         (total - done) as _,
-                        libc::MSG_NOSIGNAL as _,
+                        flags as _,
                     )
                 };
                 if let Ok(sent @ 1..) = usize::try_from(sent) {
@@ -327,7 +361,7 @@ mod linux {
                     Some(libc::EINTR) => {}
                     Some(libc::ENOBUFS | libc::EAGAIN | libc::ENOMEM) => {
                         if tried_again {
-                            return lost + total - done;
+                            break;
                         }
                         tried_again = true;
                     }
@@ -337,7 +371,7 @@ mod linux {
                     }
                 }
             }
-            lost
+            (done, lost)
         }
     }
 
@@ -550,9 +584,8 @@ mod linux {
         Ok(get(fd, libc::SOL_SOCKET, libc::SO_RCVBUF)? / 2)
     }
 
-    /// What stands in the socket's receive queue and what it has room for, in octets as the kernel counts them, its
-    /// bookkeeping included. The first may be too high by a quarter of the second: the kernel settles late.
-    pub fn queue_fill(socket: &impl AsFd) -> io::Result<(usize, usize)> {
+    /// Looks at the socket's receive queue.
+    pub fn queue_fill(socket: &impl AsFd) -> io::Result<QueueFill> {
         let mut figures = [0_u32; 16];
         let mut length = size_u32::<[u32; 16]>();
         // SAFETY: the kernel writes at most `length` octets to `figures`, and the length it wrote to `length`.
@@ -568,9 +601,12 @@ mod linux {
         if done != 0 {
             return Err(io::Error::last_os_error());
         }
-        // SK_MEMINFO_RMEM_ALLOC and SK_MEMINFO_RCVBUF are the first two.
-        let [queued, room, ..] = figures.map(|figure| figure as usize);
-        Ok((queued, room))
+        // SK_MEMINFO_RMEM_ALLOC and SK_MEMINFO_RCVBUF are the first two, SK_MEMINFO_DROPS is the ninth.
+        Ok(QueueFill {
+            queued: figures[0] as usize,
+            room: figures[1] as usize,
+            drops: figures[8],
+        })
     }
 
     /// Lets the process open as many files as its hard limit allows. Service managers leave the soft limit at 1024

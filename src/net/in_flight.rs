@@ -38,8 +38,10 @@ pub struct InFlight {
 /// Why a query must not wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// All places are taken, or all octets.
-    Full,
+    /// All places are taken.
+    Places,
+    /// All octets are.
+    Octets,
     /// This client holds more than its share.
     Share,
 }
@@ -48,7 +50,7 @@ impl Refusal {
     /// What the client and the log are told.
     pub fn reason(self) -> &'static str {
         match self {
-            Self::Full => "too many queries in flight",
+            Self::Places | Self::Octets => "too many queries in flight",
             Self::Share => "too many queries in flight from this client",
         }
     }
@@ -85,10 +87,12 @@ impl InFlight {
         {
             return Err(Refusal::Share);
         }
-        take(&self.used, 1, limits.queries_in_flight_max)?;
-        if let Err(refusal) = take(&self.octets, octets, limits.octets_in_flight_max) {
+        if !take(&self.used, 1, limits.queries_in_flight_max) {
+            return Err(Refusal::Places);
+        }
+        if !take(&self.octets, octets, limits.octets_in_flight_max) {
             self.used.fetch_sub(1, Ordering::AcqRel);
-            return Err(refusal);
+            return Err(Refusal::Octets);
         }
         for place in places {
             self.held[place].fetch_add(1, Ordering::Relaxed);
@@ -115,12 +119,10 @@ impl InFlight {
     }
 }
 
-fn take(used: &AtomicUsize, more: usize, max: usize) -> Result<(), Refusal> {
-    used.try_update(Ordering::AcqRel, Ordering::Relaxed, |used| {
-        used.checked_add(more).filter(|&sum| sum <= max)
-    })
-    .map(|_| ())
-    .map_err(|_| Refusal::Full)
+fn take(used: &AtomicUsize, more: usize, max: usize) -> bool {
+    let sum_of = |used: usize| used.checked_add(more).filter(|&sum| sum <= max);
+    used.try_update(Ordering::AcqRel, Ordering::Relaxed, sum_of)
+        .is_ok()
 }
 
 /// One query in flight, for as long as it lives.
@@ -170,7 +172,7 @@ mod tests {
         let enter = |number| in_flight.try_enter(client(number), false, 40, &limits);
         let (first, second) = (enter(1), enter(2));
         assert!(first.is_ok() && second.is_ok());
-        assert_eq!(enter(3).unwrap_err(), Refusal::Full);
+        assert_eq!(enter(3).unwrap_err(), Refusal::Places);
         assert_eq!(gauge.get(), 2);
         drop(first);
         assert!(enter(3).is_ok());
@@ -231,7 +233,7 @@ mod tests {
         };
         let enter = |number, octets| in_flight.try_enter(client(number), false, octets, &limits);
         let long = enter(1, 990).unwrap();
-        assert_eq!(enter(2, 11).unwrap_err(), Refusal::Full);
+        assert_eq!(enter(2, 11).unwrap_err(), Refusal::Octets);
         let short = enter(2, 10).unwrap();
         assert_eq!(gauge.get(), 2);
         drop((long, short));

@@ -20,6 +20,9 @@ pub const STOP_LOOK: Duration = Duration::from_millis(250);
 /// How long a reply may wait for room in a socket's send queue.
 pub const UDP_SEND_TIMEOUT: Duration = Duration::from_millis(100);
 
+/// Replies that one UDP socket holds while it takes no more (`shed`). Past it the oldest is lost, and no query is answered.
+pub const UNSENT_MAX: usize = 1024;
+
 /// Pause after the process ran out of file descriptors or the kernel out of memory.
 pub const EXHAUSTION_PAUSE: Duration = Duration::from_millis(100);
 

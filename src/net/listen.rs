@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
+use prometheus::IntCounter;
 use socket2::{Domain, Socket, Type};
 
 use crate::net::batch;
@@ -129,6 +130,11 @@ impl Listener {
     /// Whether a panic ends the process (`debug`).
     pub fn set_debug(&self, debug: bool) {
         self.service.set_debug(debug);
+    }
+
+    /// Whether UDP replies that find no room are held instead of waited for (`shed`), and what counts those that are lost.
+    pub fn set_shed(&self, lost: Option<IntCounter>) {
+        self.service.shed.store(lost.map(Arc::new));
     }
 
     /// Serves from now on. Starting twice changes nothing.

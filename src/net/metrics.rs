@@ -2,6 +2,7 @@
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
+use crate::net::in_flight::Refusal;
 use crate::telemetry::metrics::Families;
 
 /// Counters and gauges of all listeners together.
@@ -21,8 +22,8 @@ pub struct NetMetrics {
     pub receive_failures: IntCounter,
     /// Queries that wait for something.
     pub in_flight: IntGauge,
-    /// Queries refused because too many were waiting.
-    pub in_flight_refused: IntCounter,
+    /// Queries refused because too many were waiting, by what there was too much of.
+    pub in_flight_refused: Refused,
     /// Open TCP connections.
     pub connections: IntGauge,
     /// TCP connections closed at once for want of room.
@@ -37,6 +38,41 @@ pub struct NetMetrics {
     pub accept_failures: IntCounter,
     /// Panics caught while answering.
     pub panics: IntCounter,
+}
+
+/// Queries that might not wait, by what there was too much of.
+#[derive(Debug)]
+pub struct Refused {
+    places: IntCounter,
+    octets: IntCounter,
+    share: IntCounter,
+}
+
+impl Refused {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let family = IntCounterVec::new(
+            Opts::new(
+                "fingerpost_queries_in_flight_refused_total",
+                "queries refused because too many were waiting: all places taken, all octets, or the client's share",
+            ),
+            &["cause"],
+        )?;
+        registry.register(Box::new(family.clone()))?;
+        Ok(Self {
+            places: family.with_label_values(&["places"]),
+            octets: family.with_label_values(&["octets"]),
+            share: family.with_label_values(&["share"]),
+        })
+    }
+
+    /// The counter for this cause.
+    pub fn by(&self, refusal: Refusal) -> &IntCounter {
+        match refusal {
+            Refusal::Places => &self.places,
+            Refusal::Octets => &self.octets,
+            Refusal::Share => &self.share,
+        }
+    }
 }
 
 impl Families for NetMetrics {
@@ -66,7 +102,7 @@ impl Families for NetMetrics {
             )?,
             limited: counter(
                 "fingerpost_udp_limited_total",
-                "datagrams dropped because their sender flooded a receive queue",
+                "datagrams dropped because their sender flooded a receive queue that was not full yet",
             )?,
             send_failures: counter(
                 "fingerpost_udp_send_failures_total",
@@ -88,10 +124,7 @@ impl Families for NetMetrics {
                 "fingerpost_queries_in_flight",
                 "queries that wait for something",
             )?,
-            in_flight_refused: counter(
-                "fingerpost_queries_in_flight_refused_total",
-                "queries refused because too many were waiting",
-            )?,
+            in_flight_refused: Refused::register(registry)?,
             connections: gauge("fingerpost_tcp_connections", "open TCP connections")?,
             connections_refused: counter(
                 "fingerpost_tcp_connections_refused_total",

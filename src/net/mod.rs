@@ -43,6 +43,9 @@ pub mod metrics;
 /// recvmmsg and sendmmsg.
 pub mod batch;
 
+/// Replies that found no room.
+pub mod unsent;
+
 /// What the sockets of one listener share.
 pub mod service;
 

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::FutureExt;
+use prometheus::IntCounter;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -46,6 +47,9 @@ pub struct Service {
     in_flight: Arc<InFlight>,
     /// Who took more than a share of late.
     pub offenders: Arc<Offenders>,
+    /// With `shed`: replies that a socket does not take at once are held, and counted here if they are lost. Without, they
+    /// are waited for.
+    pub shed: ArcSwapOption<IntCounter>,
     stopping: AtomicBool,
     debug: AtomicBool,
     panic_log: Seldom,
@@ -77,6 +81,7 @@ impl Service {
             runtime: process.runtime.clone(),
             in_flight,
             offenders: process.metrics.families::<Offenders>(),
+            shed: ArcSwapOption::empty(),
             stopping: AtomicBool::new(false),
             debug: AtomicBool::new(false),
             panic_log: Seldom::default(),
@@ -151,7 +156,7 @@ impl Service {
             }
             Err(refusal) => refusal,
         };
-        self.metrics.in_flight_refused.inc();
+        self.metrics.in_flight_refused.by(refusal).inc();
         if refusal == Refusal::Share {
             let client = arrival.client.ip();
             self.offenders

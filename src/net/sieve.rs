@@ -233,7 +233,7 @@ impl Sieve {
 
 /// Whether the queue is about to overflow.
 fn is_filling(socket: &UdpSocket) -> bool {
-    batch::queue_fill(socket).is_ok_and(|(queued, room)| queued > room / FILLING)
+    batch::queue_fill(socket).is_ok_and(|fill| fill.queued > fill.room / FILLING)
 }
 
 #[cfg(test)]

@@ -349,6 +349,7 @@ impl Connection {
             protocol: Protocol::Tcp,
             received: now,
             alias_depth: 0,
+            is_crowded: false,
         };
         REPLY.with_borrow_mut(
             |reply| match self.service.answer(zones, message, arrival, reply) {

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use crate::chain::deferred::{Deferred, Outcome};
 use crate::chain::exchange::{Arrival, Protocol};
-use crate::net::batch::{Batch, ReturnPath};
+use crate::net::batch::{self, Batch, ReturnPath};
 use crate::net::offenders::Resource;
 use crate::net::service::{Flight, Seldom, Service, Waiting};
-use crate::net::sieve::Sieve;
+use crate::net::sieve::{Limited, Sieve};
+use crate::net::unsent::{self, Unsent};
 use crate::wire::HEADER_LEN;
 use crate::wire::code::Rcode;
 use crate::wire::query::{flag, write_rejection};
@@ -37,6 +38,7 @@ pub struct Worker {
     reply: Vec<u8>,
     kernel_drops: u32,
     sieve: Sieve,
+    unsent: Arc<Unsent>,
     failure_log: Seldom,
 }
 
@@ -50,6 +52,7 @@ impl Worker {
             reply: Vec::with_capacity(512),
             kernel_drops: 0,
             sieve: Sieve::new(),
+            unsent: Arc::default(),
             failure_log: Seldom::default(),
         }
     }
@@ -97,45 +100,82 @@ impl Worker {
     pub fn turn(&mut self, wait: bool) -> io::Result<usize> {
         let count = self.batch.receive(&self.socket, wait)?;
         let received = Instant::now();
+        let worst = self.sieve.worst();
         let under_pressure = self.sieve.look(count, received, &self.socket);
         let zones = self.service.zones.load();
+        let is_crowded = self.unsent.is_full();
         let mut excess = 0;
         for index in 0..count {
             if under_pressure && self.sieve.is_excess(self.batch.datagram(index).peer.ip()) {
                 excess += 1;
             } else {
-                self.answer(index, &zones, received);
+                self.answer(index, &zones, received, is_crowded);
             }
         }
-        self.count_drops(excess, received);
-        let lost = self.batch.send(&self.socket);
-        if lost != 0 {
-            self.service.metrics.send_failures.inc_by(lost as u64);
-        }
+        // What has been limited until now may not be any more.
+        self.count_drops(excess, worst.or_else(|| self.sieve.worst()), received);
+        self.send();
         Ok(count)
     }
 
-    /// Counts what the kernel dropped since the last batch, and so many that were dropped here.
-    fn count_drops(&mut self, excess: u32, now: Instant) {
-        let drops = self.batch.kernel_drops();
-        if drops == self.kernel_drops && excess == 0 {
-            return;
-        }
-        let by_kernel = drops.wrapping_sub(self.kernel_drops);
-        self.kernel_drops = drops;
-        // The kernel counts what the filter drops and what overflows alike. While there is a filter the queue is short.
-        let Some(worst) = self.sieve.worst() else {
-            self.service.metrics.kernel_drops.inc_by(by_kernel.into());
+    fn send(&mut self) {
+        let shed = self.service.shed.load();
+        let Some(counter) = &*shed else {
+            let lost = self.batch.send(&self.socket);
+            if lost != 0 {
+                self.service.metrics.send_failures.inc_by(lost as u64);
+            }
             return;
         };
-        let dropped = u64::from(by_kernel) + u64::from(excess);
-        self.service.metrics.limited.inc_by(dropped);
-        self.service
-            .offenders
-            .note(worst.client, Resource::Queue, dropped, now);
+        let (unsent, service, socket) = (&self.unsent, &self.service, &self.socket);
+        let lost = self.batch.send_what_fits(socket, |path, octets| {
+            unsent.hold(path, octets, service, socket, counter);
+        });
+        counter.inc_by(lost as u64);
     }
 
-    fn answer(&mut self, index: usize, zones: &Arc<Zones>, received: Instant) {
+    /// Counts what the kernel dropped of late, and so many that were dropped here.
+    fn count_drops(&mut self, excess: u32, worst: Option<Limited>, now: Instant) {
+        let Some(worst) = worst else {
+            let drops = self.batch.kernel_drops();
+            if drops != self.kernel_drops {
+                let by_kernel = self.new_drops(drops);
+                self.service.metrics.kernel_drops.inc_by(by_kernel);
+            }
+            return;
+        };
+        // The kernel counts what the filter drops and what overflows alike. Where the queue is not nearly full, nothing
+        // can have overflowed since the last batch.
+        let mut by_filter = 0;
+        if let Ok(fill) = batch::queue_fill(&self.socket) {
+            let by_kernel = self.new_drops(fill.drops);
+            if fill.queued > fill.room / 8 * 7 {
+                self.service.metrics.kernel_drops.inc_by(by_kernel);
+            } else {
+                by_filter = by_kernel;
+            }
+        }
+        let limited = by_filter + u64::from(excess);
+        if limited != 0 {
+            self.service.metrics.limited.inc_by(limited);
+            self.service
+                .offenders
+                .note(worst.client, Resource::Queue, limited, now);
+        }
+    }
+
+    /// What was dropped since this was asked last. What comes with a datagram is older than what the socket says.
+    fn new_drops(&mut self, drops: u32) -> u64 {
+        match drops.wrapping_sub(self.kernel_drops) {
+            new if new <= u32::MAX / 2 => {
+                self.kernel_drops = drops;
+                new.into()
+            }
+            _ => 0,
+        }
+    }
+
+    fn answer(&mut self, index: usize, zones: &Arc<Zones>, received: Instant, is_crowded: bool) {
         let datagram = self.batch.datagram(index);
         let bound = self.service.address;
         let local = SocketAddr::new(datagram.asked.unwrap_or(bound.ip()), bound.port());
@@ -157,6 +197,7 @@ impl Worker {
             protocol: Protocol::Udp,
             received,
             alias_depth: 0,
+            is_crowded,
         };
         match self
             .service
@@ -178,8 +219,10 @@ impl Worker {
             Flight::Entered(waiting) => {
                 let path = self.batch.return_path(index);
                 let (service, socket) = (Arc::clone(&self.service), Arc::clone(&self.socket));
-                self.service
-                    .spawn(async move { send_later(&service, waiting, &socket, path).await });
+                let unsent = Arc::clone(&self.unsent);
+                self.service.spawn(async move {
+                    send_later(&service, waiting, &socket, &unsent, path).await;
+                });
             }
             Flight::Refused => self.batch.reply(index, &self.reply),
             Flight::Dropped => {}
@@ -203,13 +246,27 @@ impl Worker {
     }
 }
 
-async fn send_later(service: &Service, waiting: Waiting, socket: &UdpSocket, path: ReturnPath) {
+async fn send_later(
+    service: &Arc<Service>,
+    waiting: Waiting,
+    socket: &Arc<UdpSocket>,
+    unsent: &Arc<Unsent>,
+    path: ReturnPath,
+) {
     let Some(reply) = service.finish(waiting).await else {
         return;
     };
     // What has more than one message goes over TCP only, so nothing follows.
     let reply = &reply.message;
     let mut sent = path.send(socket, reply);
+    if let (Err(error), Some(counter)) = (&sent, &*service.shed.load()) {
+        if unsent::is_out_of_room(error) {
+            unsent.hold(path, reply, service, socket, counter);
+        } else {
+            counter.inc();
+        }
+        return;
+    }
     if sent.is_err() {
         tokio::time::sleep(SEND_AGAIN).await;
         sent = path.send(socket, reply);
@@ -240,6 +297,51 @@ fn is_answerable(peer: SocketAddr, local: SocketAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_a_filter_drops_and_what_overflows_is_counted_apart() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let process = crate::server::process::Process::new(runtime.unwrap().handle().clone());
+        let metrics = crate::telemetry::metrics::ServerMetrics::new(&process.metrics, "");
+        let zones = Zones::new(Vec::new(), Arc::new(metrics));
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let service = Service::new(
+            address,
+            Arc::new(arc_swap::ArcSwap::from_pointee(zones)),
+            crate::net::limit::Limits::default(),
+            &process,
+        );
+        batch::prepare(&socket, &address, 1 << 16).unwrap();
+        let mut worker = Worker::new(socket, service);
+        let counted = |worker: &Worker| {
+            let metrics = &worker.service.metrics;
+            (metrics.kernel_drops.get(), metrics.limited.get())
+        };
+        let flood = UdpSocket::bind("127.0.0.2:0").unwrap();
+        let client = flood.local_addr().unwrap().ip();
+        let limited = Limited { client, pass: 0.0 };
+        // Nobody reads, so it overflows, whoever is limited by then.
+        for _ in 0..1000 {
+            flood.send_to(b"x", address).unwrap();
+        }
+        worker.count_drops(0, Some(limited), Instant::now());
+        let (overflowed, filtered) = counted(&worker);
+        assert!(overflowed > 100 && filtered == 0, "{overflowed} {filtered}");
+        while worker.turn(false).is_ok() {}
+        crate::net::filter::apply(&worker.socket, &[limited]).unwrap();
+        for _ in 0..100 {
+            flood.send_to(b"x", address).unwrap();
+        }
+        worker.count_drops(7, Some(limited), Instant::now());
+        assert_eq!(counted(&worker), (overflowed, 107));
+        // What comes with the next datagram says nothing new.
+        crate::net::filter::apply(&worker.socket, &[]).unwrap();
+        flood.send_to(b"x", address).unwrap();
+        worker.turn(true).unwrap();
+        assert_eq!(counted(&worker), (overflowed, 107));
+    }
 
     #[test]
     fn sources_that_are_no_host_or_ourselves_are_never_answered() {

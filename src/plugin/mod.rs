@@ -62,6 +62,9 @@ pub mod ready;
 /// Answers liveness probes.
 pub mod health;
 
+/// Drops queries while a socket does not get rid of its replies.
+pub mod shed;
+
 /// Counts queries and replies.
 pub mod prometheus;
 
@@ -141,6 +144,7 @@ pub static PLUGINS: &[&Spec] = &[
     &debug::SPEC,
     &ready::SPEC,
     &health::SPEC,
+    &shed::SPEC,
     &prometheus::SPEC,
     &errors::SPEC,
     &log::SPEC,

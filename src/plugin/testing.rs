@@ -233,6 +233,7 @@ pub(crate) fn arrival() -> Arrival {
         protocol: Protocol::Udp,
         received: Instant::now(),
         alias_depth: 0,
+        is_crowded: false,
     }
 }
 

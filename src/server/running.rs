@@ -146,6 +146,10 @@ impl Server {
         self.open
             .values()
             .for_each(|open| open.listener.set_debug(debug));
+        for open in self.open.values() {
+            let lost = crate::plugin::shed::lost_replies(&self.process.metrics, &open.zones.load());
+            open.listener.set_shed(lost);
+        }
         let blocks = self
             .generation
             .zones

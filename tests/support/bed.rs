@@ -123,6 +123,7 @@ pub async fn ask_as(
         protocol,
         received: Instant::now(),
         alias_depth,
+        is_crowded: false,
     };
     answer(zones, message, arrival).await.map_or_else(
         || panic!("the query was dropped"),
@@ -154,6 +155,7 @@ pub fn serve(socket: tokio::net::UdpSocket, zones: Arc<Zones>) -> tokio::task::J
                 protocol: Protocol::Udp,
                 received: Instant::now(),
                 alias_depth: 0,
+                is_crowded: false,
             };
             let message = buffer[..length].to_vec();
             let (zones, socket) = (Arc::clone(&zones), Arc::clone(&socket));

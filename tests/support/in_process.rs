@@ -82,6 +82,7 @@ impl Server {
             protocol,
             received: Instant::now(),
             alias_depth: 0,
+            is_crowded: false,
         };
         let mut out = Vec::new();
         match self.zones.answer(message, arrival, &mut out) {
@@ -104,6 +105,7 @@ impl Server {
             protocol: Protocol::Tcp,
             received: Instant::now(),
             alias_depth: 0,
+            is_crowded: false,
         };
         let mut out = Vec::new();
         match self

@@ -6,7 +6,7 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use super::Datagram;
+use super::{Datagram, QueueFill};
 use crate::net::limit::{DATAGRAM_MAX, STOP_LOOK};
 
 /// Receives one datagram and sends its reply.
@@ -76,6 +76,25 @@ impl Batch {
             _ => 0,
         }
     }
+
+    /// The same; hands back a reply that found no room.
+    pub fn send_what_fits(
+        &mut self,
+        socket: &UdpSocket,
+        mut unsent: impl FnMut(ReturnPath, &[u8]),
+    ) -> usize {
+        if self.received.is_none() || self.reply.is_empty() {
+            return 0;
+        }
+        let path = self.return_path(0);
+        match path.send(socket, &self.reply) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                unsent(path, &self.reply);
+                0
+            }
+            sent => usize::from(sent.is_err()),
+        }
+    }
 }
 
 /// How to reply to a datagram that is gone.
@@ -98,7 +117,7 @@ pub fn prepare(socket: &socket2::Socket, _address: &SocketAddr, queue: usize) ->
 }
 
 /// Nobody tells us.
-pub fn queue_fill(_socket: &UdpSocket) -> io::Result<(usize, usize)> {
+pub fn queue_fill(_socket: &UdpSocket) -> io::Result<QueueFill> {
     Err(io::ErrorKind::Unsupported.into())
 }
 

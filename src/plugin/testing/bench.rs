@@ -167,6 +167,7 @@ impl Ask {
                 protocol: Protocol::Udp,
                 received: Instant::now(),
                 alias_depth: 0,
+                is_crowded: false,
             },
         }
     }
