@@ -30,6 +30,7 @@ usage: cargo xtask COMMAND
   cluster up         start etcd and kube-apiserver on loopback, and keep them running
   cluster load FILE  put the objects of a YAML or JSON file, or of a folder of them, into it
   cluster down       stop what `up` started
+  bench blackhole    memory and answers while no upstream replies to a flood of new names (`… blackhole --help`)
   bench fairness     losses and times of many clients beside one in a loop (`… fairness --help`)
   bench memory       memory, time to ready and recovery at 1,000 to 100,000 Services (`… memory --help`)
   bench propagation  from a write at the API server to the right answer (`… propagation --help`)

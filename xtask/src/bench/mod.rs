@@ -1,4 +1,5 @@
-//! `bench memory|propagation`: what the server costs beside a real API server. `bench fairness`: who gets what under a flood.
+//! `bench memory|propagation`: what the server costs beside a real API server. `bench fairness|blackhole`: who gets what
+//! under a flood.
 //!
 //! ```text
 //! objects.rs --> etcd.rs --> etcd --> kube-apiserver --watch--> the server, one core or more
@@ -12,11 +13,13 @@
 mod api;
 pub mod args;
 mod bed;
+mod blackhole;
 mod dns;
 mod etcd;
 mod fairness;
 mod memory;
 mod objects;
+mod pinned;
 mod propagation;
 mod report;
 mod subject;
@@ -29,6 +32,8 @@ pub fn run(words: &[&str]) -> Result<(), String> {
         ["memory", "--help" | "-h"] => println!("{}", memory::HELP),
         ["propagation", "--help" | "-h"] => println!("{}", propagation::HELP),
         ["fairness", "--help" | "-h"] => println!("{}", fairness::HELP),
+        ["blackhole", "--help" | "-h"] => println!("{}", blackhole::HELP),
+        ["blackhole", rest @ ..] => return blackhole::run(&Args::parse(rest, blackhole::FLAGS)?),
         ["fairness", rest @ ..] => return fairness::run(&Args::parse(rest, fairness::FLAGS)?),
         ["memory", rest @ ..] => return memory::run(&Args::parse(rest, memory::FLAGS)?),
         ["propagation", rest @ ..] => {
@@ -36,7 +41,7 @@ pub fn run(words: &[&str]) -> Result<(), String> {
         }
         _ => {
             return Err(
-                "`bench fairness`, `bench memory` and `bench propagation` are there; see `help`"
+                "`bench blackhole`, `bench fairness`, `bench memory` and `bench propagation` are there; see `help`"
                     .into(),
             );
         }

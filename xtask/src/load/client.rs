@@ -82,6 +82,14 @@ impl Client {
         })
     }
 
+    /// For a client that reads no replies: ten thousand of them must not fill what the kernel has for all sockets.
+    pub fn keep_nothing(&self) -> io::Result<()> {
+        match &self.socket {
+            Connection::Udp(socket) => socket2::SockRef::from(socket).set_recv_buffer_size(1),
+            Connection::Tcp { .. } => Ok(()),
+        }
+    }
+
     /// Address and port as `/proc/net/udp` writes them.
     pub fn name_in_proc(&self) -> String {
         let address = u32::from_le_bytes(self.address.octets());

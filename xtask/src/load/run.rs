@@ -135,7 +135,9 @@ fn open(
     let waiting = (stream.rate * plan.patience.as_secs_f64()) as usize;
     for (place, &address) in stream.addresses.iter().enumerate() {
         let mut client = Client::new(address, plan.server, stream.protocol, waiting)?;
-        if stream.is_read {
+        if !stream.is_read {
+            client.keep_nothing()?;
+        } else {
             client.register(poll.registry(), Token(senders.len()))?;
         }
         // One after the other, not all at once.
@@ -154,6 +156,9 @@ fn outcomes(plan: &Plan, mut senders: Vec<Sender>, mut counts: Vec<Counts>) -> V
     let table = std::fs::read_to_string("/proc/net/udp").unwrap_or_default();
     let mut own_drops = vec![0; plan.streams.len()];
     for sender in &mut senders {
+        if !plan.streams[sender.stream].is_read {
+            continue;
+        }
         sender.client.give_up(&mut counts[sender.stream]);
         let name = sender.client.name_in_proc();
         let line = table
