@@ -14,6 +14,10 @@
 //! [`AGE_MAX`], so a port that was found out is soon worth nothing; even then the query is on one of [`LANES`] ports,
 //! which leaves 21 bits. Identical questions are asked once (`flight.rs`), so guesses do not add up. The socket is
 //! connected, so the kernel drops what another address sends.
+//!
+//! An ICMP message is as easily forged as a reply, and names no ID. So none may do more than send the queries of one
+//! socket on to the next upstream, as a refused connection does; any reply makes up for that. Reports of narrow paths
+//! do nothing (SAD DNS finds open ports by them, RFC 9715 fears fragments): what we send fits any path.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -24,6 +28,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt::{
+    Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
+};
 use socket2::{Domain, SockRef, Socket as RawSocket, Type};
 use tokio::io::{Interest, Ready};
 use tokio::net::UdpSocket;
@@ -228,6 +235,11 @@ impl Lanes {
 pub(super) fn connect(to: SocketAddr, source: Option<IpAddr>) -> io::Result<UdpSocket> {
     let socket = RawSocket::new(Domain::for_address(to), Type::DGRAM, None)?;
     socket.set_nonblocking(true)?;
+    // Kernels before 3.15 do not know the value; they are no worse off than without.
+    let _ = match to {
+        SocketAddr::V4(_) => set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::OMIT),
+        SocketAddr::V6(_) => set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::OMIT),
+    };
     let source = source.unwrap_or(match to {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -291,10 +303,17 @@ impl Socket {
         let none_left = || io::Error::from(io::ErrorKind::WouldBlock);
         let take = || self.udp.take_error()?.ok_or_else(none_left);
         while let Ok(error) = self.udp.try_io(Interest::ERROR, take) {
-            if !is_passing(&error) {
-                return Err(error);
-            }
-            self.fail_all(&error);
+            self.meet(error)?;
+        }
+        Ok(())
+    }
+
+    /// What an error means for the queries on the socket, or that it is the socket's end.
+    fn meet(&self, error: io::Error) -> io::Result<()> {
+        match Weight::of(&error) {
+            Weight::None => {}
+            Weight::Queries => self.fail_all(&error),
+            Weight::Socket => return Err(error),
         }
         Ok(())
     }
@@ -312,8 +331,7 @@ impl Socket {
                 match self.udp.try_recv(buffer) {
                     Ok(length) => self.deliver(&buffer[..length]),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(error) if is_passing(&error) => self.fail_all(&error),
-                    Err(error) => return Err(error),
+                    Err(error) => self.meet(error)?,
                 }
             }
             Ok(())
@@ -357,13 +375,39 @@ impl Socket {
     }
 }
 
-/// ICMP told us that nobody is there now; the socket itself is sound.
-fn is_passing(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionRefused, HostUnreachable, Interrupted, NetworkUnreachable};
-    matches!(
-        error.kind(),
-        ConnectionRefused | HostUnreachable | NetworkUnreachable | Interrupted
-    )
+/// How much is wrong if the kernel says so.
+enum Weight {
+    /// Nothing: a narrow path is no matter.
+    None,
+    /// ICMP told us that nobody is there now; the socket itself is sound.
+    Queries,
+    Socket,
+}
+
+impl Weight {
+    fn of(error: &io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::EINTR | libc::EMSGSIZE) => Self::None,
+            // All that ICMP may become.
+            Some(
+                libc::ECONNREFUSED
+                | libc::EHOSTUNREACH
+                | libc::ENETUNREACH
+                | libc::EHOSTDOWN
+                | libc::ENONET
+                | libc::ENOPROTOOPT
+                | libc::EOPNOTSUPP
+                | libc::EPROTO
+                | libc::EACCES,
+            ) => Self::Queries,
+            _ => Self::Socket,
+        }
+    }
+
+    /// Whether the error may be that of something sent before, kept by the kernel for whoever comes next.
+    fn may_be_old(error: &io::Error) -> bool {
+        !matches!(Self::of(error), Self::Socket)
+    }
 }
 
 /// Receives for a socket until it is unused.
@@ -416,8 +460,7 @@ impl Ticket {
         // The runtime knows a new socket as writable only after a turn of its own; the kernel knows at once.
         let raw = SockRef::from(&socket.udp);
         let mut sent = raw.send(&message);
-        if sent.as_ref().is_err_and(is_passing) {
-            // An earlier query's error, kept by the kernel for whoever comes next.
+        if sent.as_ref().is_err_and(Weight::may_be_old) {
             sent = raw.send(&message);
         }
         match sent {
@@ -476,3 +519,6 @@ impl Drop for Share {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests;
