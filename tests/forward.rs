@@ -15,6 +15,7 @@ use fingerpost::chain::exchange::Protocol;
 use fingerpost::server::process::Process;
 use fingerpost::wire::code::{Rcode, RecordType};
 use fingerpost::wire::query::Query;
+use fingerpost::wire::record::Records;
 use upstream::{FORGED, Upstream};
 
 /// Waits for what must come about, as long as a busy machine may need.
@@ -877,4 +878,49 @@ async fn past_its_packet_budget_the_next_upstream_is_asked_and_then_none() {
         ))
     });
     assert!(spent.iter().all(|&count| count > 0), "{spent:?}");
+}
+
+#[tokio::test]
+async fn deny_private_takes_private_addresses_out_and_says_so() {
+    let (upstream, bed) = one("deny_private").await;
+    let reply = bed.ask("router.fault.test").await;
+    assert_eq!(
+        (reply.rcode(), reply.extended_error()),
+        (Rcode::NOERROR, Some(15))
+    );
+    assert!(reply.addresses().is_empty());
+    // The alias and the address of the world stay; nobody vouches for them together.
+    let mut message = query("rebind.fault.test", RecordType::A);
+    message[3] |= 0x20;
+    let reply = bed.send(&message).await;
+    assert_eq!(
+        (reply.number(), reply.extended_error()),
+        (1, Some(15))
+    );
+    assert_eq!(Records::of_message(&reply.octets).unwrap().count(), 3);
+    assert_eq!(reply.octets[3] & 0x20, 0);
+    let reply = bed.send(&query("hint.fault.test", RecordType::HTTPS)).await;
+    assert_eq!(Records::of_message(&reply.octets).unwrap().count(), 1);
+    assert_eq!(reply.extended_error(), Some(15));
+    assert_eq!(bed.ask("ok.fault.test").await.extended_error(), None);
+    let to = upstream.address;
+    let series = format!("fingerpost_forward_private_replies_total{{to=\"{to}\"}}");
+    assert_eq!(bed.metric(&series), 3);
+}
+
+#[tokio::test]
+async fn names_in_allowed_zones_have_private_addresses_and_aliases_of_them_have_not() {
+    let (_upstream, bed) = one("deny_private fault.test host.alias.test").await;
+    assert_eq!(bed.ask("router.fault.test").await.number(), 1);
+    assert_eq!(bed.ask("Router.Fault.TEST").await.extended_error(), None);
+    assert_eq!(bed.ask("rebind.fault.test").await.addresses().len(), 2);
+    // Its address is that of an allowed name, but the name that was asked is not.
+    assert_eq!(bed.ask("rebind.evil.test").await.addresses().len(), 1);
+    assert!(bed.ask("router.evil.test").await.addresses().is_empty());
+}
+
+#[tokio::test]
+async fn without_deny_private_replies_are_passed_on_with_them() {
+    let (_upstream, bed) = one("").await;
+    assert_eq!(bed.ask("rebind.fault.test").await.addresses().len(), 2);
 }

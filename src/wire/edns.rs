@@ -88,6 +88,8 @@ impl ExtendedError {
     pub const CACHED_ERROR: u16 = 13;
     /// 14: Not Ready.
     pub const NOT_READY: u16 = 14;
+    /// 15: Blocked.
+    pub const BLOCKED: u16 = 15;
     /// 18: Prohibited.
     pub const PROHIBITED: u16 = 18;
     /// 19: Stale NXDOMAIN Answer.

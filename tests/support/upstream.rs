@@ -326,6 +326,29 @@ fn script(word: &str, message: &[u8], over_tcp: bool, good: Vec<u8>, forged: Vec
                 .collect();
             vec![Send(reply(message, 0x8180, &records, 200))]
         }
+        // An alias that leads to a private address, and one of the world.
+        "rebind" => {
+            let target: &[u8] = b"\x04host\x05alias\x04test\0";
+            let owner = u16::try_from(question_end(message) + 12).unwrap() | 0xc000;
+            let mut records = b"\xc0\x0c\0\x05\0\x01\0\0\0\x1e\0\x11".to_vec();
+            records.extend_from_slice(target);
+            for address in [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(192, 0, 2, 1)] {
+                records.extend_from_slice(&owner.to_be_bytes());
+                records.extend_from_slice(&a(address, 30)[2..]);
+            }
+            vec![Send(changed(&reply(message, 0x8180, &records, 3), 3, 0x20))]
+        }
+        "router" => vec![Send(reply(
+            message,
+            0x8180,
+            &a(Ipv4Addr::new(192, 168, 1, 1), 30),
+            1,
+        ))],
+        // An HTTPS record of the owner itself, with the hint 127.0.0.1.
+        "hint" => {
+            let record = b"\xc0\x0c\0\x41\0\x01\0\0\0\x1e\0\x0b\0\x01\0\0\x04\0\x04\x7f\0\0\x01";
+            vec![Send(reply(message, 0x8180, record, 1))]
+        }
         "ede" => {
             let mut refusal = bare(0x8185);
             refusal[11] = 1;

@@ -14,6 +14,7 @@ use crate::corefile::tree::{Directive, Word};
 use crate::plugin::forward::SPEC;
 use crate::plugin::forward::budget::Rate;
 use crate::plugin::forward::policy::Policy;
+use crate::plugin::forward::private::DenyPrivate;
 use crate::plugin::forward::target::{self, Place, Protocol, Target};
 use crate::plugin::forward::tls::TlsFiles;
 use crate::plugin::{Config, Context};
@@ -53,6 +54,8 @@ pub(super) struct Stanza {
     /// Replies with these rcodes are passed over for the next upstream's.
     pub(super) failover: Vec<Rcode>,
     pub(super) failfast: bool,
+    /// Private addresses are taken out of replies.
+    pub(super) deny_private: Option<DenyPrivate>,
 }
 
 /// How an upstream is talked to. Two directives share the sockets and the health of an upstream if this is equal.
@@ -114,6 +117,7 @@ impl Stanza {
             next_on_nodata: false,
             failover: Vec::new(),
             failfast: false,
+            deny_private: None,
         }
     }
 }
@@ -281,6 +285,10 @@ impl<'r, 'c> Reader<'r, 'c> {
             "next_on_nodata" => stanza.next_on_nodata = flag(option)?,
             "failover" => stanza.failover.extend(failover(option)?),
             "failfast_all_unhealthy_upstreams" => stanza.failfast = flag(option)?,
+            "deny_private" => {
+                let deny = stanza.deny_private.get_or_insert_default();
+                deny.allowed.extend(all_zones(option)?);
+            }
             "tls" => stanza.tls = tls_files(option)?,
             "tls_servername" => stanza.server_name = Some(server_name(option)?),
             "resolver" => stanza.resolvers = resolvers(option)?,
@@ -340,6 +348,11 @@ fn wrong(option: &Directive, expected: &str) -> Diagnostic {
 fn zones(option: &Directive) -> Result<Vec<Name>, Diagnostic> {
     let mut args = Args::of(option);
     args.take("one or more zones")?;
+    all_zones(option)
+}
+
+/// The same, and there may be none.
+fn all_zones(option: &Directive) -> Result<Vec<Name>, Diagnostic> {
     let mut zones = Vec::new();
     for word in &option.args {
         zones.extend(parse_zone(word)?);

@@ -194,7 +194,7 @@ impl Group {
                 Ok(reply) => {
                     failovers += 1;
                     let may_fail_over = failovers < usable.len();
-                    match self.judge(request, reply, upstream.address, may_fail_over) {
+                    match self.judge(request, reply, upstream, may_fail_over) {
                         Turn::Over(verdict) => return verdict,
                         Turn::Failover => {}
                     }
@@ -250,11 +250,11 @@ impl Group {
     fn judge(
         &self,
         request: &Request,
-        reply: Reply,
-        from: SocketAddr,
+        mut reply: Reply,
+        upstream: &Upstream,
         may_fail_over: bool,
     ) -> Turn {
-        let stanza = &self.stanza;
+        let (stanza, from) = (&self.stanza, upstream.address);
         if may_fail_over && stanza.failover.contains(&reply.rcode) {
             return Turn::Failover;
         }
@@ -268,6 +268,12 @@ impl Group {
             // There is nothing larger than TCP to ask again over.
             let text = format!("read tcp {from}: the reply is truncated");
             return Turn::Over(failed(Some(Trouble::network(text))));
+        }
+        if let Some(deny) = &stanza.deny_private {
+            let asked = request.asked();
+            if deny.concerns(&asked) && reply.deny_private(&asked) {
+                upstream.metrics.private();
+            }
         }
         Turn::Over(Verdict::Reply(Answer {
             rcode_high: u8::try_from(reply.rcode.0 >> 4).expect("an RCODE has twelve bits"),

@@ -21,6 +21,7 @@ pub(super) struct ForwardMetrics {
     ignored: IntCounterVec,
     stripped: IntCounterVec,
     spent: IntCounterVec,
+    private: IntCounterVec,
     /// All upstreams of a directive were down.
     pub(super) broken: IntCounter,
     /// Upstreams that were passed over because they are doubtful or silent.
@@ -84,6 +85,11 @@ impl Families for ForwardMetrics {
                 "messages that were not sent to an upstream because of `packet_budget`",
                 &["to"],
             )?,
+            private: vec(
+                "fingerpost_forward_private_replies_total",
+                "replies that `deny_private` has taken private addresses out of",
+                &["to"],
+            )?,
             broken: counter(
                 "coredns_forward_healthcheck_broken_total",
                 "queries that found all upstreams down",
@@ -119,6 +125,7 @@ pub(super) struct UpstreamMetrics {
     ignored: [OnceLock<IntCounter>; 3],
     stripped: OnceLock<IntCounter>,
     spent: OnceLock<IntCounter>,
+    private: OnceLock<IntCounter>,
 }
 
 /// The transport of a socket, as it stands in labels and errors.
@@ -153,6 +160,7 @@ impl UpstreamMetrics {
             ignored: Default::default(),
             stripped: OnceLock::new(),
             spent: OnceLock::new(),
+            private: OnceLock::new(),
         }
     }
 
@@ -205,6 +213,12 @@ impl UpstreamMetrics {
     pub(super) fn spent(&self) {
         self.spent
             .get_or_init(|| self.families.spent.with_label_values(&[&self.to]))
+            .inc();
+    }
+
+    pub(super) fn private(&self) {
+        self.private
+            .get_or_init(|| self.families.private.with_label_values(&[&self.to]))
             .inc();
     }
 

@@ -26,6 +26,7 @@ mod metrics;
 mod options;
 mod pointers;
 mod policy;
+mod private;
 mod probe;
 mod random;
 mod reply;

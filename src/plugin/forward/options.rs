@@ -106,6 +106,12 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         "answers SERVFAIL at once while all upstreams are down",
     ),
     option(
+        "deny_private",
+        "deny_private [ZONES...]",
+        "off",
+        "takes private addresses out of replies, but for names in these zones",
+    ),
+    option(
         "source_address",
         "source_address IP",
         "chosen by the system",

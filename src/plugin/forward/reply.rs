@@ -7,6 +7,7 @@
 
 use crate::plugin::forward::bailiwick::{Bailiwick, Finding};
 use crate::plugin::forward::pointers::{Pointers, name_offset};
+use crate::plugin::forward::private;
 use crate::plugin::forward::request::Asked;
 use crate::wire::code::{Opcode, Rcode, RecordType};
 use crate::wire::edns::{Edns, ExtendedError, option_code, options_are_whole};
@@ -142,17 +143,46 @@ impl Reply {
             }
             Finding::Mixed => {
                 bailiwick.start_again();
-                self.message = rewritten(&self.message, asked, &mut bailiwick)?;
+                let is_kept =
+                    |section, record: &RecordRef<'_>| bailiwick.has(section, record);
+                self.message = rewritten(&self.message, asked, is_kept)?;
             }
         }
         self.stripped = true;
         Some(())
     }
 
-    /// Makes it a failure: whoever follows its aliases never arrives.
-    fn refuse(&mut self, asked: &Asked) {
+    /// Takes out the records that lead to private addresses; false if there are none.
+    pub(super) fn deny_private(&mut self, asked: &Asked) -> bool {
+        let records = Records::of_message(&self.message);
+        let mut records = records.into_iter().flatten().flatten();
+        if !records.any(|(_, record)| private::is_private(&record)) {
+            return false;
+        }
+        let is_kept = |_, record: &RecordRef<'_>| {
+            !private::is_private(record) && !private::signs_addresses(record)
+        };
+        match rewritten(&self.message, asked, is_kept) {
+            Some(message) => self.message = message,
+            // What cannot be taken apart goes as a whole.
+            None => self.empty(asked),
+        }
+        // What is left is not what the upstream has checked.
+        self.message[3] &= !flag::AD;
+        let text = "a private address was taken out (`deny_private`)";
+        self.extended_error = Some(ExtendedError::new(ExtendedError::BLOCKED, text));
+        true
+    }
+
+    /// Takes out all records.
+    fn empty(&mut self, asked: &Asked) {
         self.message.truncate(HEADER_LEN + asked.question().len());
         self.set_counts([0; 3]);
+    }
+
+    /// Makes it a failure: whoever follows its aliases never arrives.
+    fn refuse(&mut self, asked: &Asked) {
+        self.empty(asked);
         self.rcode = Rcode::SERVFAIL;
         self.message[3] = self.message[3] & 0xf0 | 2;
         let text = "the aliases of the upstream's reply lead nowhere";
@@ -211,9 +241,13 @@ fn is_plain_answer(message: &[u8], record: &RecordRef<'_>, asked: &Asked) -> boo
         && name_offset(record.record_type).is_none()
 }
 
-/// The message with only those records that belong to it; none if one of them is of a type that may hold compressed
+/// The message with only those records that are kept; none if one of them is of a type that may hold compressed
 /// names and that the writer does not take apart (RFC 3597, section 4).
-fn rewritten(message: &[u8], asked: &Asked, bailiwick: &mut Bailiwick<'_>) -> Option<Vec<u8>> {
+fn rewritten(
+    message: &[u8],
+    asked: &Asked,
+    mut is_kept: impl FnMut(Section, &RecordRef<'_>) -> bool,
+) -> Option<Vec<u8>> {
     let mut query = message[..HEADER_LEN + asked.question().len()].to_vec();
     query[2] &= !(flag::QR | flag::AA | flag::TC);
     query[3] &= !(flag::RA | 0x0f);
@@ -227,7 +261,7 @@ fn rewritten(message: &[u8], asked: &Asked, bailiwick: &mut Bailiwick<'_>) -> Op
     writer.recursion_available = message[3] & flag::RA != 0;
     writer.authentic_data = message[3] & flag::AD != 0;
     for (section, record) in Records::of_message(message).ok()?.flatten() {
-        if !bailiwick.has(section, &record) {
+        if !is_kept(section, &record) {
             continue;
         }
         writer.go_to(section);

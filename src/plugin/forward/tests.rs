@@ -43,6 +43,8 @@ fn every_option_is_read() {
         next_on_nodata
         failover servfail notimpl
         packet_budget 900/s
+        deny_private corp.example.org
+        deny_private D.example.org 10.in-addr.arpa
         failfast_all_unhealthy_upstreams
         source_address 127.0.0.2
         tls cert.pem key.pem ca.pem
@@ -90,6 +92,8 @@ fn every_option_is_read() {
     assert_eq!(stanza.next, [Rcode::NXDOMAIN, Rcode::REFUSED]);
     assert_eq!(stanza.failover, [Rcode::SERVFAIL, Rcode::NOTIMP]);
     assert!(stanza.next_on_nodata && stanza.failfast);
+    let allowed = ["corp.example.org", "d.example.org", "10.in-addr.arpa"].map(name);
+    assert_eq!(stanza.deny_private.unwrap().allowed, allowed);
 }
 
 #[test]
@@ -167,6 +171,7 @@ fn what_coredns_refuses_is_refused_at_its_word() {
             "error: `eth0` is not an IP address @ eth0",
         ),
         ("except", "error: `except` needs one or more zones @ except"),
+        ("deny_private a..b", "XXX"),
         (
             "tls a b c d",
             "error: `tls` takes at most a certificate, a key and a CA @ d",
