@@ -65,8 +65,8 @@ pub(super) struct Transport {
     pub(super) prefer_udp: bool,
     /// How long a socket may be idle.
     pub(super) expire: Duration,
-    /// How old a socket may become; zero means any age.
-    pub(super) max_age: Duration,
+    /// How old a socket may become; zero means any age, none what is usual for the transport.
+    pub(super) max_age: Option<Duration>,
     /// Idle sockets kept; 0 means our own bound.
     pub(super) max_idle_conns: usize,
     pub(super) read_timeout: Duration,
@@ -85,7 +85,7 @@ pub(super) struct Health {
 }
 
 impl Stanza {
-    fn new(from: Name) -> Self {
+    pub(super) fn new(from: Name) -> Self {
         Self {
             from,
             except: Vec::new(),
@@ -95,7 +95,7 @@ impl Stanza {
                 force_tcp: false,
                 prefer_udp: false,
                 expire: Duration::from_secs(10),
-                max_age: Duration::ZERO,
+                max_age: None,
                 max_idle_conns: 0,
                 read_timeout: Duration::from_secs(2),
                 source: None,
@@ -248,7 +248,8 @@ impl<'r, 'c> Reader<'r, 'c> {
 
     fn ages(&self) -> Result<(), Diagnostic> {
         let transport = &self.stanza.transport;
-        if transport.max_age.is_zero() || transport.max_age >= transport.expire {
+        let max_age = transport.max_age.unwrap_or_default();
+        if max_age.is_zero() || max_age >= transport.expire {
             return Ok(());
         }
         let option = self
@@ -271,7 +272,7 @@ impl<'r, 'c> Reader<'r, 'c> {
             "force_tcp" => transport.force_tcp = flag(option)?,
             "prefer_udp" => transport.prefer_udp = flag(option)?,
             "expire" => transport.expire = duration(option)?,
-            "max_age" => transport.max_age = duration(option)?,
+            "max_age" => transport.max_age = Some(duration(option)?),
             "max_idle_conns" => transport.max_idle_conns = count(option)?,
             "read_timeout" => transport.read_timeout = positive_duration(option)?,
             "source_address" => transport.source = Some(one(option, "an IP address")?),

@@ -23,6 +23,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::plugin::forward::config::Transport;
 use crate::plugin::forward::metrics::{Proto, UpstreamMetrics};
+use crate::plugin::forward::random;
 use crate::plugin::forward::reply::Reply;
 use crate::plugin::forward::request::Request;
 use crate::plugin::forward::tcp;
@@ -64,6 +65,8 @@ pub(super) struct Doh {
 struct Session {
     sender: SendRequest<Full<Bytes>>,
     opened: Instant,
+    /// How old it may become; zero means any age.
+    age_max: Duration,
     used: Instant,
 }
 
@@ -94,7 +97,7 @@ impl Doh {
             method,
             url: format!("https://{host}/dns-query"),
             expire: transport.expire,
-            max_age: transport.max_age,
+            max_age: transport.max_age.unwrap_or_default(),
             read_timeout: transport.read_timeout,
             session: Mutex::default(),
             outstanding: Semaphore::new(OUTSTANDING_MAX),
@@ -279,13 +282,14 @@ impl Doh {
         Ok(Session {
             sender,
             opened: now,
+            age_max: random::shortened(self.max_age),
             used: now,
         })
     }
 
     fn is_fresh(&self, session: &Session) -> bool {
         session.used.elapsed() < self.expire
-            && (self.max_age.is_zero() || session.opened.elapsed() < self.max_age)
+            && (session.age_max.is_zero() || session.opened.elapsed() < session.age_max)
     }
 
     /// Takes no more queries over the connection that was opened then.

@@ -30,8 +30,8 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
     option(
         "max_age",
         "max_age DURATION",
-        "0 (any age)",
-        "closes sockets that became so old; not less than `expire`",
+        "1m over TCP, else 0 (any age)",
+        "closes sockets that became so old, or up to a quarter earlier; not less than `expire`",
     ),
     option(
         "max_idle_conns",

@@ -1,7 +1,11 @@
 //! Queries over TCP, with or without TLS: connections that are kept for the next query, each with one query at a time.
 //!
 //! One at a time, because then a connection in doubt costs one query only, and because replies in order need no
-//! table. An upstream may close a kept connection whenever it likes, mostly just as we write; such a query is sent
+//! table. Which one is taken is the last that was used, so those too many grow idle and are closed. A busy one would
+//! live for ever, and with it what the first packet decided: the server behind a Service's address that it leads to. So
+//! each has an age at which it is closed, drawn for itself, for those that were opened together must not end together.
+//!
+//! An upstream may close a kept connection whenever it likes, mostly just as we write; such a query is sent
 //! again on another one, and that does not count as an attempt.
 
 use std::io;
@@ -31,6 +35,10 @@ const BUSY_MAX: usize = 512;
 
 /// Connections to one upstream that are kept, unless `max_idle_conns` says otherwise, and at most.
 const IDLE_MAX: usize = 64;
+
+/// How old a connection without TLS may become, unless `max_age` says otherwise: within a minute a new server behind
+/// the upstream's address has its share. A handshake costs more, and what speaks TLS is mostly not behind one.
+const AGE_MAX: Duration = Duration::from_secs(60);
 
 /// Bounds of the time a connection may take to open; between them it is twice the average.
 const DIAL_MIN: Duration = Duration::from_secs(1);
@@ -68,6 +76,8 @@ struct Connection {
     stream: Stream,
     local: SocketAddr,
     opened: Instant,
+    /// How old it may become; zero means any age.
+    age_max: Duration,
     used: Instant,
 }
 
@@ -90,6 +100,11 @@ impl Streams {
             0 => IDLE_MAX,
             count => count.min(IDLE_MAX),
         };
+        let max_age = match transport.max_age {
+            Some(max_age) => max_age,
+            None if tls.is_some() => Duration::ZERO,
+            None => AGE_MAX.max(transport.expire),
+        };
         Arc::new(Self {
             to,
             source: transport.source,
@@ -100,7 +115,7 @@ impl Streams {
             },
             tls,
             expire: transport.expire,
-            max_age: transport.max_age,
+            max_age,
             read_timeout: transport.read_timeout,
             idle_max,
             idle: Mutex::default(),
@@ -182,6 +197,7 @@ impl Streams {
             local,
             stream,
             opened: now,
+            age_max: random::shortened(self.max_age),
             used: now,
         })
     }
@@ -257,10 +273,10 @@ impl Streams {
 
     fn is_fresh(&self, connection: &Connection) -> bool {
         connection.used.elapsed() < self.expire
-            && (self.max_age.is_zero() || connection.opened.elapsed() < self.max_age)
+            && (connection.age_max.is_zero() || connection.opened.elapsed() < connection.age_max)
     }
 
-    /// The connection that was used last, so that those too many grow old.
+    /// The connection that was used last.
     fn take(&self) -> Option<Connection> {
         let mut kept = self.kept();
         kept.connections
@@ -332,4 +348,52 @@ async fn receive(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
     let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
     stream.read_exact(&mut message).await?;
     Ok(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::forward::config::Stanza;
+    use crate::plugin::forward::metrics::ForwardMetrics;
+    use crate::telemetry::metrics::Metrics;
+    use crate::wire::name::Name;
+
+    /// The ages of connections that were opened together.
+    async fn ages(change: impl FnOnce(&mut Transport)) -> Vec<Duration> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        let mut transport = Stanza::new(Name::root()).transport;
+        change(&mut transport);
+        let families: Arc<ForwardMetrics> = Metrics::new().families();
+        let metrics = Arc::new(UpstreamMetrics::new(families, to));
+        let streams = Streams::new(to, &transport, None, Handle::current(), metrics);
+        let until = Instant::now() + Duration::from_secs(20);
+        let opened = (0..32).map(|_| streams.open(until));
+        let opened = futures_util::future::join_all(opened).await;
+        let ages = opened.into_iter().map(|connection| match connection {
+            Ok(connection) => connection.age_max,
+            Err(trouble) => panic!("{}", trouble.text),
+        });
+        ages.collect()
+    }
+
+    #[tokio::test]
+    async fn connections_that_were_opened_together_end_apart() {
+        let mut ages = ages(|transport| transport.max_age = Some(Duration::from_secs(100))).await;
+        ages.sort_unstable();
+        assert!(ages[0] >= Duration::from_secs(75) && ages[31] <= Duration::from_secs(100));
+        // 32 draws within a fifth of their range are one run in 10^20.
+        assert!(ages[31] - ages[0] > Duration::from_secs(5), "{ages:?}");
+    }
+
+    #[tokio::test]
+    async fn plain_connections_live_for_a_minute_unless_the_corefile_says_otherwise() {
+        let minute = Duration::from_secs(45)..=Duration::from_secs(60);
+        assert!(ages(|_| ()).await.iter().all(|age| minute.contains(age)));
+        let any = ages(|transport| transport.max_age = Some(Duration::ZERO)).await;
+        assert_eq!(any, [Duration::ZERO; 32]);
+        let hour = Duration::from_secs(3600);
+        let idle = ages(|transport| transport.expire = hour).await;
+        assert!(idle.iter().all(|&age| age >= hour * 3 / 4));
+    }
 }

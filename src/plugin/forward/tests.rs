@@ -62,7 +62,7 @@ fn every_option_is_read() {
         force_tcp: true,
         prefer_udp: true,
         expire: Duration::from_secs(20),
-        max_age: Duration::from_secs(60),
+        max_age: Some(Duration::from_secs(60)),
         max_idle_conns: 7,
         read_timeout: Duration::from_millis(1500),
         source: Some([127, 0, 0, 2].into()),

@@ -122,8 +122,8 @@ impl Lanes {
             count => count.min(LANES),
         };
         let age_max = match transport.max_age {
-            Duration::ZERO => AGE_MAX,
-            max_age => max_age.min(AGE_MAX),
+            None | Some(Duration::ZERO) => AGE_MAX,
+            Some(max_age) => max_age.min(AGE_MAX),
         };
         Self {
             to,
