@@ -753,7 +753,7 @@ async fn while_all_are_silent_one_that_is_back_is_used_at_once() {
     upstream.set_silent(true);
     assert_eq!(bed.ask("ok.fault.test").await.rcode(), Rcode::SERVFAIL);
     upstream.set_silent(false);
-    assert_eq!(bed.ask("ok.fault.test").await.number(), 1);
+    assert_eq!(bed.ask("ok-later.fault.test").await.number(), 1);
 }
 
 #[tokio::test]
@@ -893,10 +893,7 @@ async fn deny_private_takes_private_addresses_out_and_says_so() {
     let mut message = query("rebind.fault.test", RecordType::A);
     message[3] |= 0x20;
     let reply = bed.send(&message).await;
-    assert_eq!(
-        (reply.number(), reply.extended_error()),
-        (1, Some(15))
-    );
+    assert_eq!((reply.number(), reply.extended_error()), (1, Some(15)));
     assert_eq!(Records::of_message(&reply.octets).unwrap().count(), 3);
     assert_eq!(reply.octets[3] & 0x20, 0);
     let reply = bed.send(&query("hint.fault.test", RecordType::HTTPS)).await;
@@ -923,4 +920,26 @@ async fn names_in_allowed_zones_have_private_addresses_and_aliases_of_them_have_
 async fn without_deny_private_replies_are_passed_on_with_them() {
     let (_upstream, bed) = one("").await;
     assert_eq!(bed.ask("rebind.fault.test").await.addresses().len(), 2);
+}
+
+#[tokio::test]
+async fn a_question_that_nobody_replied_to_is_asked_again_after_a_second() {
+    let (upstream, bed) = one("read_timeout 30ms\nmax_connect_attempts 1").await;
+    let start = std::time::Instant::now();
+    let first = bed.ask("timeout.fault.test").await;
+    assert_eq!(first.extended_error(), Some(22));
+    let mut refused = 0;
+    until(async || {
+        let reply = bed.ask("timeout.fault.test").await;
+        assert_eq!(reply.rcode(), Rcode::SERVFAIL);
+        refused += u64::from(reply.extended_error() == Some(13));
+        upstream.seen().len() > 1
+    })
+    .await;
+    assert!(start.elapsed() >= Duration::from_secs(1));
+    assert!(refused > 0);
+    assert_eq!(
+        bed.metric("fingerpost_forward_remembered_failures_total"),
+        refused
+    );
 }

@@ -251,16 +251,17 @@ async fn many_queries_share_one_connection() {
 async fn what_is_no_reply_of_dns_is_refused() {
     let upstream = DohUpstream::start(b"h2").await;
     let bed = upstream.bed("max_connect_attempts 1\nmax_fails 0");
-    for habit in [
+    let habits = [
         Habit::Html,
         Habit::Status(302),
         Habit::Status(413),
         Habit::Status(500),
         Habit::Endless,
         Habit::OtherQuestion,
-    ] {
+    ];
+    for (turn, habit) in habits.into_iter().enumerate() {
         upstream.set(habit);
-        let reply = bed.ask("www.test").await;
+        let reply = bed.ask(&format!("www{turn}.test")).await;
         let got = (reply.rcode(), reply.extended_error());
         assert_eq!(got, (Rcode::SERVFAIL, Some(23)), "{habit:?}");
     }

@@ -125,11 +125,21 @@ impl Group {
     pub(super) async fn ask(self: Arc<Self>, request: Request) -> Verdict {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let reply = match self.flights.join(request.key()) {
+            let reply = match self.flights.join(request.key(), Instant::now()) {
                 Join::Lead(flight) => {
-                    let verdict = self.attempts(&request, deadline).await;
-                    flight.land(&verdict);
+                    let (verdict, in_vain) = match self.attempts(&request, deadline).await {
+                        Ok(verdict) => (verdict, false),
+                        Err(trouble) => {
+                            let was_sent = trouble.as_ref().is_some_and(|trouble| !trouble.spent);
+                            (failed(trouble), was_sent)
+                        }
+                    };
+                    flight.land(&verdict, in_vain);
                     return verdict;
+                }
+                Join::Failed(failure) => {
+                    self.metrics.remembered.inc();
+                    return Verdict::Fail(failure);
                 }
                 Join::Follow(reply) => reply,
                 Join::Full => return refused("too many queries wait for upstreams"),
@@ -145,8 +155,13 @@ impl Group {
         }
     }
 
-    /// Asks one upstream after the other until one replies.
-    async fn attempts(&self, request: &Request, deadline: Instant) -> Verdict {
+    /// Asks one upstream after the other until one replies. If none does, the last trouble is the error; none if nobody
+    /// was asked.
+    async fn attempts(
+        &self,
+        request: &Request,
+        deadline: Instant,
+    ) -> Result<Verdict, Option<Trouble>> {
         let usable: Vec<&Member> = self
             .members
             .iter()
@@ -154,7 +169,7 @@ impl Group {
             .filter(|member: &&Member| member.out.load(Ordering::Relaxed) == 0)
             .collect();
         if usable.is_empty() {
-            return refused("every upstream leads back to this server");
+            return Ok(refused("every upstream leads back to this server"));
         }
         let attempts_max = match self.stanza.max_connect_attempts {
             Some(attempts) => attempts as usize,
@@ -195,7 +210,7 @@ impl Group {
                     failovers += 1;
                     let may_fail_over = failovers < usable.len();
                     match self.judge(request, reply, upstream, may_fail_over) {
-                        Turn::Over(verdict) => return verdict,
+                        Turn::Over(verdict) => return Ok(verdict),
                         Turn::Failover => {}
                     }
                 }
@@ -215,7 +230,7 @@ impl Group {
                 }
             }
         }
-        failed(trouble)
+        Err(trouble)
     }
 
     /// The upstreams that will probably reply, as bits; none where the Corefile says that all are as good

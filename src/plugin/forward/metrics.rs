@@ -30,6 +30,8 @@ pub(super) struct ForwardMetrics {
     pub(super) rejected: IntCounter,
     /// Queries that got the reply to another client's identical question.
     pub(super) shared: IntCounter,
+    /// Queries that failed because an identical one had, a moment ago.
+    pub(super) remembered: IntCounter,
 }
 
 impl Families for ForwardMetrics {
@@ -105,6 +107,10 @@ impl Families for ForwardMetrics {
             shared: counter(
                 "fingerpost_forward_shared_total",
                 "queries that got the reply to an identical one",
+            )?,
+            remembered: counter(
+                "fingerpost_forward_remembered_failures_total",
+                "queries that failed at once because no upstream had replied to an identical one",
             )?,
         })
     }

@@ -50,12 +50,14 @@ pub(super) fn is_private(record: &RecordRef<'_>) -> bool {
 pub(super) fn signs_addresses(record: &RecordRef<'_>) -> bool {
     // The type covered comes first (RFC 4034, section 3.1.1).
     record.record_type == RecordType::RRSIG
-        && u16_at(record.rdata(), 0).map(RecordType).is_some_and(|covered| {
-            matches!(
-                covered,
-                RecordType::A | RecordType::AAAA | RecordType::SVCB | RecordType::HTTPS
-            )
-        })
+        && u16_at(record.rdata(), 0)
+            .map(RecordType)
+            .is_some_and(|covered| {
+                matches!(
+                    covered,
+                    RecordType::A | RecordType::AAAA | RecordType::SVCB | RecordType::HTTPS
+                )
+            })
 }
 
 fn has_private_hint(record: &RecordRef<'_>) -> bool {

@@ -143,8 +143,7 @@ impl Reply {
             }
             Finding::Mixed => {
                 bailiwick.start_again();
-                let is_kept =
-                    |section, record: &RecordRef<'_>| bailiwick.has(section, record);
+                let is_kept = |section, record: &RecordRef<'_>| bailiwick.has(section, record);
                 self.message = rewritten(&self.message, asked, is_kept)?;
             }
         }

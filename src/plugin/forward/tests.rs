@@ -171,7 +171,7 @@ fn what_coredns_refuses_is_refused_at_its_word() {
             "error: `eth0` is not an IP address @ eth0",
         ),
         ("except", "error: `except` needs one or more zones @ except"),
-        ("deny_private a..b", "XXX"),
+        ("deny_private a..b", "error: `a..b` is not a zone @ a..b"),
         (
             "tls a b c d",
             "error: `tls` takes at most a certificate, a key and a CA @ d",
