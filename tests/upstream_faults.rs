@@ -419,3 +419,57 @@ async fn a_million_forgeries_are_ignored() {
         spoof(20_000).await;
     }
 }
+
+/// Whatever one of three upstreams does, a second try costs no more packets than there may be.
+#[tokio::test]
+async fn no_fault_costs_more_packets_with_a_hedge() {
+    let upstreams = [
+        Upstream::start(1).await,
+        Upstream::start(2).await,
+        Upstream::start(3).await,
+    ];
+    let [a, b, c] = upstreams.each_ref().map(|upstream| upstream.address);
+    let bed = Bed::new(&format!(
+        ". {{\nforward . {a} {b} {c} {{\nhedge\nfailover SERVFAIL\nread_timeout 60ms\nmax_fails 0\n}}\n}}"
+    ));
+    let seen = || -> usize { upstreams.iter().map(|upstream| upstream.seen().len()).sum() };
+    for fault in [
+        "timeout",
+        "wrongid",
+        "garbage",
+        "short",
+        "qr0",
+        "malformed",
+        "wrongq",
+        "qd0",
+        "wrongtype",
+        "wrongclass",
+        "tc",
+        "tcudp",
+        "servfail",
+        "refused",
+        "nxdomain",
+        "nodata",
+        "cnameloop",
+        "pointer",
+        "lying",
+        "dup",
+        "big",
+        "wrongidthengood",
+        "malformedthengood",
+    ] {
+        for turn in 0..40 {
+            bed.ask(&format!("ok-{fault}-{turn}.fault.test")).await;
+        }
+        let before = seen();
+        bed.ask(&format!("{fault}.fault.test")).await;
+        let packets = seen() - before;
+        assert!(packets <= PACKETS_MAX, "{fault}: {packets} packets");
+    }
+    let of = |outcome: &str| {
+        bed.metric(&format!(
+            "fingerpost_forward_hedges_total{{outcome=\"{outcome}\"}}"
+        ))
+    };
+    assert!(of("won") + of("lost") > 0);
+}

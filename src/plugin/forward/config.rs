@@ -54,6 +54,8 @@ pub(super) struct Stanza {
     /// Replies with these rcodes are passed over for the next upstream's.
     pub(super) failover: Vec<Rcode>,
     pub(super) failfast: bool,
+    /// A slow reply has another upstream asked as well.
+    pub(super) hedge: bool,
     /// Private addresses are taken out of replies.
     pub(super) deny_private: Option<DenyPrivate>,
 }
@@ -117,6 +119,7 @@ impl Stanza {
             next_on_nodata: false,
             failover: Vec::new(),
             failfast: false,
+            hedge: false,
             deny_private: None,
         }
     }
@@ -286,6 +289,7 @@ impl<'r, 'c> Reader<'r, 'c> {
             "next_on_nodata" => stanza.next_on_nodata = flag(option)?,
             "failover" => stanza.failover.extend(failover(option)?),
             "failfast_all_unhealthy_upstreams" => stanza.failfast = flag(option)?,
+            "hedge" => stanza.hedge = flag(option)?,
             "deny_private" => {
                 let deny = stanza.deny_private.get_or_insert_default();
                 deny.allowed.extend(all_zones(option)?);

@@ -1,24 +1,24 @@
-//! The upstreams of one directive, and the way of one query through them.
+//! The upstreams of one directive, and what becomes of their replies.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
-use tokio::time::{sleep, timeout_at};
+use tokio::time::timeout_at;
 
 use crate::chain::plugin::{Answer, Failure, Verdict};
 use crate::plugin::forward::config::Stanza;
 use crate::plugin::forward::flight::{Flights, Join};
-use crate::plugin::forward::health::Health;
+use crate::plugin::forward::hedge::{Hedge, Slowness};
 use crate::plugin::forward::metrics::ForwardMetrics;
-use crate::plugin::forward::policy::{Picker, Policy};
-use crate::plugin::forward::random;
+use crate::plugin::forward::policy::Picker;
 use crate::plugin::forward::reply::Reply;
 use crate::plugin::forward::request::Request;
 use crate::plugin::forward::trouble::Trouble;
 use crate::plugin::forward::upstream::Upstream;
+use crate::plugin::forward::way::Way;
 use crate::server::assembly::{self, TakenOut, Task};
 use crate::wire::code::{Rcode, RecordType};
 use crate::wire::edns::ExtendedError;
@@ -27,38 +27,37 @@ use crate::wire::name::Name;
 /// How long one query may take, all attempts together.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Attempts for each upstream, unless `max_connect_attempts` says otherwise.
-const ATTEMPTS_EACH: usize = 2;
-
-/// Pause after a failed attempt where attempts have no limit, so that a refusing upstream is not asked in a hot loop.
-const PAUSE: Duration = Duration::from_millis(50);
-
 /// The upstreams of a directive.
 pub(super) struct Group {
-    stanza: Stanza,
+    pub(super) stanza: Stanza,
     /// Another directive follows, so a reply may be passed over for its.
     has_next: bool,
     members: Vec<Arc<Member>>,
-    picker: Picker,
+    pub(super) picker: Picker,
+    /// Second tries that were earned, if there may be any.
+    pub(super) hedge: Option<Hedge>,
     flights: Flights,
-    metrics: Arc<ForwardMetrics>,
+    pub(super) metrics: Arc<ForwardMetrics>,
 }
 
 /// An upstream as one directive sees it.
 pub(super) struct Member {
-    upstream: Arc<Upstream>,
+    pub(super) upstream: Arc<Upstream>,
+    /// What nearly all of its replies take, kept with `hedge` only.
+    pub(super) slowness: Slowness,
     /// The file that named it.
     file: Option<PathBuf>,
     /// FROM.
     from: Name,
     /// Those who found that it leads back to us; nothing is sent to it while there are any.
-    out: Arc<AtomicUsize>,
+    pub(super) out: Arc<AtomicUsize>,
 }
 
 impl Member {
     pub(super) fn new(upstream: Arc<Upstream>, file: Option<PathBuf>, from: Name) -> Self {
         Self {
             upstream,
+            slowness: Slowness::default(),
             file,
             from,
             out: Arc::default(),
@@ -93,11 +92,11 @@ impl assembly::Upstream for Member {
     }
 }
 
-/// What to do after one exchange.
-enum Turn {
+/// What to do after an attempt.
+pub(super) enum Turn {
     Over(Verdict),
     /// The next upstream may know better.
-    Failover,
+    Next,
 }
 
 impl Group {
@@ -109,6 +108,7 @@ impl Group {
     ) -> Self {
         Self {
             picker: Picker::new(stanza.policy),
+            hedge: stanza.hedge.then(Hedge::default),
             stanza,
             has_next,
             members,
@@ -127,7 +127,7 @@ impl Group {
         loop {
             let reply = match self.flights.join(request.key(), Instant::now()) {
                 Join::Lead(flight) => {
-                    let (verdict, in_vain) = match self.attempts(&request, deadline).await {
+                    let (verdict, in_vain) = match Way::of(&self, &request, deadline).await {
                         Ok(verdict) => (verdict, false),
                         Err(trouble) => {
                             let was_sent = trouble.as_ref().is_some_and(|trouble| !trouble.spent);
@@ -155,114 +155,8 @@ impl Group {
         }
     }
 
-    /// Asks one upstream after the other until one replies. If none does, the last trouble is the error; none if nobody
-    /// was asked.
-    async fn attempts(
-        &self,
-        request: &Request,
-        deadline: Instant,
-    ) -> Result<Verdict, Option<Trouble>> {
-        let usable: Vec<&Member> = self
-            .members
-            .iter()
-            .map(AsRef::as_ref)
-            .filter(|member: &&Member| member.out.load(Ordering::Relaxed) == 0)
-            .collect();
-        if usable.is_empty() {
-            return Ok(refused("every upstream leads back to this server"));
-        }
-        let attempts_max = match self.stanza.max_connect_attempts {
-            Some(attempts) => attempts as usize,
-            None => ATTEMPTS_EACH * usable.len(),
-        };
-        let mut well = self.well(&usable);
-        let mut order = self
-            .picker
-            .order(usable.len(), |place| usable[place].upstream.health.cost());
-        let (mut down, mut attempts, mut failovers) = (0, 0, 0);
-        let mut trouble = None;
-        while Instant::now() < deadline && (attempts_max == 0 || attempts < attempts_max) {
-            if order.is_round_over() {
-                down = 0;
-                well = 0;
-            }
-            let place = order.next();
-            let mut upstream = &usable[place].upstream;
-            if well != 0 && well & (1 << place) == 0 {
-                self.pass_over(upstream, request);
-                continue;
-            }
-            if upstream.health.is_down(self.stanza.max_fails) {
-                upstream.try_again(request);
-                down += 1;
-                if down < usable.len() {
-                    continue;
-                }
-                self.metrics.broken.inc();
-                if self.stanza.failfast {
-                    break;
-                }
-                // Perhaps it is the probes that are broken: any upstream is as good as another.
-                upstream = &usable[random::below(usable.len())].upstream;
-            }
-            match upstream.ask(request, deadline).await {
-                Ok(reply) => {
-                    failovers += 1;
-                    let may_fail_over = failovers < usable.len();
-                    match self.judge(request, reply, upstream, may_fail_over) {
-                        Turn::Over(verdict) => return Ok(verdict),
-                        Turn::Failover => {}
-                    }
-                }
-                Err(error) => {
-                    let was_sent = !error.spent;
-                    trouble = Some(error);
-                    if was_sent && self.stanza.max_fails != 0 {
-                        upstream.doubt();
-                    }
-                    attempts += 1;
-                    if down >= usable.len() {
-                        break;
-                    }
-                    if attempts_max == 0 {
-                        sleep(PAUSE).await;
-                    }
-                }
-            }
-        }
-        Err(trouble)
-    }
-
-    /// The upstreams that will probably reply, as bits; none where the Corefile says that all are as good
-    /// (`max_fails 0`).
-    fn well(&self, usable: &[&Member]) -> u64 {
-        let stanza = &self.stanza;
-        if stanza.max_fails == 0 {
-            return 0;
-        }
-        // Who wants a certain order may want certain answers; then a slow reply is better than another one.
-        let mind_silence = stanza.policy != Policy::Sequential;
-        let is_absent = |health: &Health| {
-            health.is_doubtful()
-                || health.is_down(stanza.max_fails)
-                || mind_silence && health.is_quiet()
-        };
-        usable
-            .iter()
-            .enumerate()
-            .filter(|(_, member)| !is_absent(&member.upstream.health))
-            .fold(0, |bits, (place, _)| bits | 1 << place)
-    }
-
-    /// Goes by an upstream that will probably not reply; others will.
-    fn pass_over(&self, upstream: &Arc<Upstream>, request: &Request) {
-        self.metrics.passed_over.inc();
-        if upstream.health.is_doubtful() {
-            upstream.try_again(request);
-        }
-    }
-
-    fn judge(
+    /// What is to be done with a reply. `may_fail_over` if another upstream is left to be asked.
+    pub(super) fn judge(
         &self,
         request: &Request,
         mut reply: Reply,
@@ -271,7 +165,7 @@ impl Group {
     ) -> Turn {
         let (stanza, from) = (&self.stanza, upstream.address);
         if may_fail_over && stanza.failover.contains(&reply.rcode) {
-            return Turn::Failover;
+            return Turn::Next;
         }
         let is_nodata = reply.rcode == Rcode::NOERROR && reply.is_without_answer();
         if self.has_next
@@ -328,7 +222,7 @@ fn failed(trouble: Option<Trouble>) -> Verdict {
 }
 
 /// SERVFAIL without an attempt.
-fn refused(text: &'static str) -> Verdict {
+pub(super) fn refused(text: &'static str) -> Verdict {
     Verdict::Fail(Failure {
         rcode: Rcode::SERVFAIL,
         error: text.into(),

@@ -30,6 +30,8 @@ pub(super) struct ForwardMetrics {
     pub(super) rejected: IntCounter,
     /// Queries that got the reply to another client's identical question.
     pub(super) shared: IntCounter,
+    /// Second tries, by what became of them: see [`Hedged`].
+    hedges: [IntCounter; 3],
     /// Queries that failed because an identical one had, a moment ago.
     pub(super) remembered: IntCounter,
 }
@@ -46,6 +48,12 @@ impl Families for ForwardMetrics {
             registry.register(Box::new(family.clone()))?;
             Ok::<_, prometheus::Error>(family)
         };
+        let hedges = vec(
+            "fingerpost_forward_hedges_total",
+            "second tries of `hedge`: `won` if their reply counted, `lost` if another did or none, `refused` if there were \
+             too many",
+            &["outcome"],
+        )?;
         let durations = HistogramVec::new(
             HistogramOpts::new(
                 "coredns_proxy_request_duration_seconds",
@@ -108,11 +116,29 @@ impl Families for ForwardMetrics {
                 "fingerpost_forward_shared_total",
                 "queries that got the reply to an identical one",
             )?,
+            hedges: ["won", "lost", "refused"].map(|label| hedges.with_label_values(&[label])),
             remembered: counter(
                 "fingerpost_forward_remembered_failures_total",
                 "queries that failed at once because no upstream had replied to an identical one",
             )?,
         })
+    }
+}
+
+/// What became of a second try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hedged {
+    /// Its reply counted.
+    Won,
+    /// The first upstream's did, or none.
+    Lost,
+    /// It was not made, as there were too many.
+    Refused,
+}
+
+impl ForwardMetrics {
+    pub(super) fn hedged(&self, outcome: Hedged) {
+        self.hedges[outcome as usize].inc();
     }
 }
 

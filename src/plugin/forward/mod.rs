@@ -9,9 +9,10 @@
 //! ```
 //!
 //! It is a proxy of octets: a message of our own goes out (`request.rs`), and the reply's records are walked, not
-//! decoded (`reply.rs`). All waiting is done in the query's own future; no task is spawned for it. Sockets outlive
-//! queries (`udp.rs`, `tcp.rs`, `doh.rs`), and upstreams outlive reloads that leave their options alone: they are shared through
-//! the process by all that configures them.
+//! decoded (`reply.rs`). All waiting is done in the query's own future (`way.rs`); no task is spawned for it, but for an
+//! upstream that lost against a second one (`hedge.rs`). Sockets outlive queries (`udp.rs`, `tcp.rs`, `doh.rs`), and
+//! upstreams outlive reloads that leave their options alone: they are shared through the process by all that configures
+//! them.
 //!
 //! Each directive of a block is one link of the chain, in the order they stand.
 
@@ -22,6 +23,7 @@ mod doh;
 mod flight;
 mod group;
 mod health;
+mod hedge;
 mod metrics;
 mod options;
 mod pointers;
@@ -38,6 +40,7 @@ mod tls;
 mod trouble;
 mod udp;
 mod upstream;
+mod way;
 
 #[cfg(test)]
 mod tests;

@@ -70,6 +70,12 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         "which upstream is asked first",
     ),
     option(
+        "hedge",
+        "hedge",
+        "off",
+        "asks another upstream as well if a reply takes longer than 95 of 100 do, for one query of 20 at most",
+    ),
+    option(
         "packet_budget",
         "packet_budget N/s",
         "none",

@@ -106,26 +106,25 @@ impl Order {
         if self.is_round_over() {
             self.asked = 0;
         }
-        let is_fresh = |place: &usize| self.asked & (1 << place) == 0;
-        let mut fresh = (0..self.count).filter(is_fresh);
-        let place = match self.first {
-            Some(first) if self.asked == 0 => first,
+        self.next_of(u64::MAX).expect("the round is not over")
+    }
+
+    /// The next one of these, given as bits; none if this round had all of them.
+    pub(super) fn next_of(&mut self, bits: u64) -> Option<usize> {
+        let left = bits & !self.asked;
+        let is_left = |place: &usize| left & (1 << place) != 0;
+        let mut fresh = (0..self.count).filter(is_left);
+        let place = match (self.first, &self.ranked) {
+            (Some(first), _) if self.asked == 0 && is_left(&first) => Some(first),
             _ if self.random => {
-                let left = self.count - self.asked.count_ones() as usize;
-                fresh
-                    .nth(random::below(left))
-                    .expect("the draw is below what is left")
+                let count = fresh.clone().count();
+                fresh.nth(random::below(count))
             }
-            _ => match &self.ranked {
-                Some(ranked) => *ranked
-                    .iter()
-                    .find(|place| is_fresh(place))
-                    .expect("the round is not over"),
-                None => fresh.next().expect("the round is not over"),
-            },
-        };
+            (_, Some(ranked)) => ranked.iter().copied().find(is_left),
+            (_, None) => fresh.next(),
+        }?;
         self.asked |= 1 << place;
-        place
+        Some(place)
     }
 }
 
@@ -165,6 +164,22 @@ mod tests {
         }
         // Each is expected 100 times; the chance of one below 40 is less than one in 10^13.
         assert!(firsts.iter().all(|&count| count > 40), "{firsts:?}");
+    }
+
+    #[test]
+    fn some_are_asked_in_their_order_and_once_a_round() {
+        for policy in [Policy::Random, Policy::Sequential, Policy::LowestLatency] {
+            let mut order = Picker::new(policy).order(4, |place| 9 - place as u64);
+            let first = order.next();
+            let mut others: Vec<_> = std::iter::from_fn(|| order.next_of(0b1010)).collect();
+            let in_order = others.is_sorted();
+            assert!(policy != Policy::Sequential || in_order);
+            assert!(policy != Policy::LowestLatency || !in_order || others.len() < 2);
+            others.sort_unstable();
+            let expected = [1, 3].into_iter().filter(|&place| place != first);
+            assert_eq!(others, expected.collect::<Vec<_>>());
+            assert!(!order.is_round_over());
+        }
     }
 
     #[test]

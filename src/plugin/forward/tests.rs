@@ -43,6 +43,7 @@ fn every_option_is_read() {
         next_on_nodata
         failover servfail notimpl
         packet_budget 900/s
+        hedge
         deny_private corp.example.org
         deny_private D.example.org 10.in-addr.arpa
         failfast_all_unhealthy_upstreams
@@ -91,7 +92,7 @@ fn every_option_is_read() {
     assert_eq!(stanza.max_concurrent, 1000);
     assert_eq!(stanza.next, [Rcode::NXDOMAIN, Rcode::REFUSED]);
     assert_eq!(stanza.failover, [Rcode::SERVFAIL, Rcode::NOTIMP]);
-    assert!(stanza.next_on_nodata && stanza.failfast);
+    assert!(stanza.next_on_nodata && stanza.failfast && stanza.hedge);
     let allowed = ["corp.example.org", "d.example.org", "10.in-addr.arpa"].map(name);
     assert_eq!(stanza.deny_private.unwrap().allowed, allowed);
 }
@@ -171,6 +172,7 @@ fn what_coredns_refuses_is_refused_at_its_word() {
             "error: `eth0` is not an IP address @ eth0",
         ),
         ("except", "error: `except` needs one or more zones @ except"),
+        ("hedge 20ms", "error: `hedge` takes no `20ms` @ 20ms"),
         ("deny_private a..b", "error: `a..b` is not a zone @ a..b"),
         (
             "tls a b c d",
