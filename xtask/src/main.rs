@@ -31,6 +31,7 @@ usage: cargo xtask COMMAND
   cluster load FILE  put the objects of a YAML or JSON file, or of a folder of them, into it
   cluster down       stop what `up` started
   bench blackhole    memory and answers while no upstream replies to a flood of new names (`… blackhole --help`)
+  bench failover     answers and times with upstreams that are silent or fail (`… failover --help`)
   bench fairness     losses and times of many clients beside one in a loop (`… fairness --help`)
   bench memory       memory, time to ready and recovery at 1,000 to 100,000 Services (`… memory --help`)
   bench propagation  from a write at the API server to the right answer (`… propagation --help`)

@@ -1,5 +1,6 @@
 //! `bench memory|propagation`: what the server costs beside a real API server. `bench fairness|blackhole`: who gets what
 //! under a flood.
+//! `bench failover`: what clients notice of upstreams that fail.
 //!
 //! ```text
 //! objects.rs --> etcd.rs --> etcd --> kube-apiserver --watch--> the server, one core or more
@@ -16,6 +17,8 @@ mod bed;
 mod blackhole;
 mod dns;
 mod etcd;
+mod failing;
+mod failover;
 mod fairness;
 mod memory;
 mod objects;
@@ -34,6 +37,8 @@ pub fn run(words: &[&str]) -> Result<(), String> {
         ["fairness", "--help" | "-h"] => println!("{}", fairness::HELP),
         ["blackhole", "--help" | "-h"] => println!("{}", blackhole::HELP),
         ["blackhole", rest @ ..] => return blackhole::run(&Args::parse(rest, blackhole::FLAGS)?),
+        ["failover", "--help" | "-h"] => println!("{}", failover::HELP),
+        ["failover", rest @ ..] => return failover::run(&Args::parse(rest, failover::FLAGS)?),
         ["fairness", rest @ ..] => return fairness::run(&Args::parse(rest, fairness::FLAGS)?),
         ["memory", rest @ ..] => return memory::run(&Args::parse(rest, memory::FLAGS)?),
         ["propagation", rest @ ..] => {
@@ -41,7 +46,8 @@ pub fn run(words: &[&str]) -> Result<(), String> {
         }
         _ => {
             return Err(
-                "`bench blackhole`, `bench fairness`, `bench memory` and `bench propagation` are there; see `help`"
+                "`bench blackhole`, `bench failover`, `bench fairness`, `bench memory` and `bench propagation` are there; \
+                 see `help`"
                     .into(),
             );
         }
