@@ -9,6 +9,7 @@ mod bench;
 mod cluster;
 mod command;
 mod control_plane;
+mod echo;
 mod fuzz;
 mod load;
 mod paths;
@@ -32,9 +33,12 @@ usage: cargo xtask COMMAND
   cluster down       stop what `up` started
   bench blackhole    memory and answers while no upstream replies to a flood of new names (`… blackhole --help`)
   bench failover     answers and times with upstreams that are silent or fail (`… failover --help`)
+  bench [speed]      CPU, throughput, latency beside the bare socket and other servers (`bench speed --help`)
+  bench report       tables and plots of the documentation, from the results of `bench speed`
   bench fairness     losses and times of many clients beside one in a loop (`… fairness --help`)
   bench memory       memory, time to ready and recovery at 1,000 to 100,000 Services (`… memory --help`)
   bench propagation  from a write at the API server to the right answer (`… propagation --help`)
+  echo PORT          answers everything with one address: the bare socket, and an upstream
   load               queries at a steady rate from many addresses, losses by ID (`load --help`)
   help               this text
 
@@ -56,6 +60,7 @@ fn main() -> ExitCode {
         ["cluster", "load", file] => cluster::load(file.as_ref()),
         ["cluster", "down"] => cluster::down(),
         ["bench", ref rest @ ..] => bench::run(rest),
+        ["echo", port] => echo::run(port),
         ["load", ref rest @ ..] => load::command(rest),
         ["help" | "--help" | "-h"] => {
             println!("{HELP}");

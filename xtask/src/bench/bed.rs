@@ -90,6 +90,18 @@ impl Bed {
     }
 }
 
+/// What benches start.
+const STARTED: [&str; 8] = [
+    "etcd",
+    "kube-apiserver",
+    "fingerpost",
+    "coredns",
+    "knotd",
+    "nsd",
+    "unbound",
+    "dnsdist",
+];
+
 /// Stops what a run that was interrupted left behind: programs that were given our folder, and no other.
 fn stop_leftovers(folder: &Path) {
     let ours = folder.to_string_lossy().into_owned();
@@ -107,14 +119,12 @@ fn stop_leftovers(folder: &Path) {
         let arguments = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
         let arguments = String::from_utf8_lossy(&arguments);
         let program = arguments.split('\0').next().unwrap_or_default();
-        let is_started_by_us = ["etcd", "kube-apiserver", "fingerpost", "coredns"]
-            .iter()
-            .any(|name| {
-                program
-                    .rsplit('/')
-                    .next()
-                    .is_some_and(|file| file.starts_with(name))
-            });
+        let is_started_by_us = STARTED.iter().any(|name| {
+            program
+                .rsplit('/')
+                .next()
+                .is_some_and(|file| file.starts_with(name))
+        });
         if is_started_by_us && arguments.contains(&format!("{ours}/")) {
             println!("stopping {program} of a run that was interrupted");
             succeeds(Command::new("kill").args(["-9", id]));

@@ -1,5 +1,5 @@
-//! `bench memory|propagation`: what the server costs beside a real API server. `bench fairness|blackhole`: who gets what
-//! under a flood.
+//! `bench`, `bench speed`: what a query costs, beside other servers. `bench memory|propagation`: what the server costs
+//! beside a real API server. `bench fairness|blackhole`: who gets what under a flood.
 //! `bench failover`: what clients notice of upstreams that fail.
 //!
 //! ```text
@@ -25,6 +25,7 @@ mod objects;
 mod pinned;
 mod propagation;
 mod report;
+mod speed;
 mod subject;
 
 use args::Args;
@@ -39,6 +40,10 @@ pub fn run(words: &[&str]) -> Result<(), String> {
         ["blackhole", rest @ ..] => return blackhole::run(&Args::parse(rest, blackhole::FLAGS)?),
         ["failover", "--help" | "-h"] => println!("{}", failover::HELP),
         ["failover", rest @ ..] => return failover::run(&Args::parse(rest, failover::FLAGS)?),
+        ["speed", "--help" | "-h"] => println!("{}", speed::HELP),
+        [] => return speed::run(&[]),
+        ["speed", rest @ ..] => return speed::run(rest),
+        ["report", rest @ ..] => return speed::report(rest),
         ["fairness", rest @ ..] => return fairness::run(&Args::parse(rest, fairness::FLAGS)?),
         ["memory", rest @ ..] => return memory::run(&Args::parse(rest, memory::FLAGS)?),
         ["propagation", rest @ ..] => {
@@ -46,8 +51,8 @@ pub fn run(words: &[&str]) -> Result<(), String> {
         }
         _ => {
             return Err(
-                "`bench blackhole`, `bench failover`, `bench fairness`, `bench memory` and `bench propagation` are there; \
-                 see `help`"
+                "`bench blackhole`, `bench failover`, `bench fairness`, `bench memory`, `bench propagation`, `bench report` \
+                 and `bench speed` are there; see `help`"
                     .into(),
             );
         }

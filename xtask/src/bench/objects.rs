@@ -48,8 +48,7 @@ impl Size {
         }
         for (part, first) in (0..self.endpoints).step_by(100).enumerate() {
             let last = (first + 100).min(self.endpoints);
-            let from = ENDPOINT + 1 + at * self.endpoints;
-            let addresses = (first..last).map(|n| Ipv4Addr::from_bits(from + n));
+            let addresses = (first..last).map(|n| endpoint_address(self, at, n));
             objects.push(slice(
                 &namespace,
                 &name,
@@ -73,6 +72,11 @@ pub fn is_headless(at: u32) -> bool {
 /// The address of a Service with one.
 pub fn cluster_ip(at: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(CLUSTER_IP + at)
+}
+
+/// The address of an endpoint of a Service.
+pub fn endpoint_address(size: Size, at: u32, endpoint: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(ENDPOINT + 1 + at * size.endpoints + endpoint)
 }
 
 fn metadata(namespace: &str, name: &str, labels: Value, manager: &str) -> Value {

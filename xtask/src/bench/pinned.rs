@@ -96,7 +96,8 @@ impl Pinned {
     }
 }
 
-fn pin(process: u32, core: u32) -> Result<(), String> {
+/// Binds a process and all its threads to a core.
+pub fn pin(process: u32, core: u32) -> Result<(), String> {
     let mut command = Command::new("taskset");
     command.args(["-acp", &core.to_string(), &process.to_string()]);
     let output = command

@@ -9,13 +9,20 @@
 //!                             '-- too late to send: skipped (the generator's fault, not the server's)
 //! ```
 //!
+//! `batch.rs`, `fast.rs` and `tcp.rs` load one server as far as it goes, which this loop cannot: it spends a system call on
+//! each datagram.
+//!
 //! What the kernel threw away in front of us is counted apart (`own_drops`): the server did answer that.
 
+pub mod batch;
 mod client;
+pub mod fast;
 mod histogram;
 mod question;
 mod report;
 mod run;
+pub mod tcp;
+mod waiting;
 
 pub use question::Questions;
 pub use report::Outcome;

@@ -153,19 +153,14 @@ fn open(
 }
 
 fn outcomes(plan: &Plan, mut senders: Vec<Sender>, mut counts: Vec<Counts>) -> Vec<Outcome> {
-    let table = std::fs::read_to_string("/proc/net/udp").unwrap_or_default();
+    let table = udp_table();
     let mut own_drops = vec![0; plan.streams.len()];
     for sender in &mut senders {
         if !plan.streams[sender.stream].is_read {
             continue;
         }
         sender.client.give_up(&mut counts[sender.stream]);
-        let name = sender.client.name_in_proc();
-        let line = table
-            .lines()
-            .find(|line| line.split_whitespace().nth(1) == Some(&name));
-        let drops = line.and_then(|line| line.split_whitespace().last()?.parse().ok());
-        own_drops[sender.stream] += drops.unwrap_or(0);
+        own_drops[sender.stream] += kernel_drops(&table, &sender.client.name_in_proc());
     }
     let both = plan.streams.iter().zip(counts).zip(own_drops);
     both.map(|((stream, counts), own_drops)| Outcome {
@@ -176,6 +171,20 @@ fn outcomes(plan: &Plan, mut senders: Vec<Sender>, mut counts: Vec<Counts>) -> V
         own_drops,
     })
     .collect()
+}
+
+/// The kernel's list of UDP sockets.
+pub fn udp_table() -> String {
+    std::fs::read_to_string("/proc/net/udp").unwrap_or_default()
+}
+
+/// Datagrams that the kernel had no room for, of the socket with this name in the list.
+pub fn kernel_drops(table: &str, name: &str) -> u64 {
+    let line = table
+        .lines()
+        .find(|line| line.split_whitespace().nth(1) == Some(name));
+    let drops = line.and_then(|line| line.split_whitespace().last()?.parse().ok());
+    drops.unwrap_or(0)
 }
 
 #[cfg(test)]
