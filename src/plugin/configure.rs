@@ -5,7 +5,7 @@ use crate::corefile::diagnostic::{Diagnostic, Faults};
 use crate::corefile::key::{Key, Scheme, parse_keys};
 use crate::corefile::tree::{Block, Corefile, Directive};
 use crate::plugin::overlap::Claims;
-use crate::plugin::{Config, Context, PLUGINS, Spec};
+use crate::plugin::{Config, Context, PLUGINS, Spec, single};
 
 /// One server block, checked.
 #[derive(Debug)]
@@ -123,6 +123,7 @@ const EXTERNAL_PLUGINS: &[&str] = &[
 /// Checks a whole configuration. What comes back is fit to run only if there was no error.
 pub fn configure(corefile: &Corefile, faults: &mut Faults) -> Vec<BlockConfig> {
     let mut claims = Claims::new(corefile.port);
+    single::check(corefile, faults);
     corefile
         .blocks
         .iter()

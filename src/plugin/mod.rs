@@ -131,6 +131,9 @@ pub mod configure;
 /// Whether two server blocks want the same zone on the same address.
 pub mod overlap;
 
+/// Options that hold for the whole process.
+mod single;
+
 /// The registry. List order is chain order: CoreDNS' `plugin.cfg`, cut to the plugins that exist. Those of our own
 /// stand where they are of use; their manuals say why.
 #[rustfmt::skip] // one line a plugin

@@ -20,6 +20,8 @@ pub struct Demands {
     pub external_endpoints: bool,
     /// Which Pod has an address, its labels included.
     pub clients: bool,
+    /// Octets for the entries of all caches, where a block says so.
+    pub cache_octets: Option<u64>,
 }
 
 /// The cluster of a block, as its `kubernetes` shows it.

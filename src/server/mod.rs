@@ -24,6 +24,9 @@ pub mod lent;
 /// Where the Corefile comes from, and reading it.
 pub mod loader;
 
+/// How much memory the process may take.
+pub mod memory;
+
 /// What outlives a reload.
 pub mod process;
 

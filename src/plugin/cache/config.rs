@@ -7,9 +7,11 @@ use crate::chain::plugin::Plugin;
 use crate::corefile::args::{Args, FromWord, GoDuration, read_as, unknown_option};
 use crate::corefile::diagnostic::Diagnostic;
 use crate::corefile::tree::{Directive, Word};
+use crate::plugin::cache::budget::OCTETS_MIN;
 use crate::plugin::cache::{Cache, SPEC};
 use crate::plugin::{BuildError, Config, Context, OptionSpec};
 use crate::server::assembly::Assembly;
+use crate::server::lent::Demands;
 use crate::wire::name::Name;
 
 /// The options of `cache`.
@@ -61,6 +63,12 @@ pub(in crate::plugin::cache) static OPTIONS: &[OptionSpec] = &[
         syntax: "keepttl",
         default: "off",
         help: "entries leave with the TTL they came with",
+    },
+    OptionSpec {
+        name: "memory",
+        syntax: "memory SIZE",
+        default: "a quarter of the cgroup's memory limit, 4Mi at least and 1Gi at most; 64Mi without a limit",
+        help: "octets for the entries of all caches of the process, such as `64Mi`",
     },
 ];
 
@@ -138,6 +146,8 @@ pub(in crate::plugin::cache) struct CacheConfig {
     pub(in crate::plugin::cache) denial_off: Vec<Name>,
     /// Entries leave with the TTL they came with.
     pub(in crate::plugin::cache) keep_ttl: bool,
+    /// Octets for the entries of all caches; none leaves it to us.
+    pub(in crate::plugin::cache) memory: Option<u64>,
 }
 
 impl Default for CacheConfig {
@@ -161,11 +171,27 @@ impl Default for CacheConfig {
             success_off: Vec::new(),
             denial_off: Vec::new(),
             keep_ttl: false,
+            memory: None,
+        }
+    }
+}
+
+impl CacheConfig {
+    /// What it says of this cache alone: what all share decides nothing about an entry.
+    pub(in crate::plugin::cache) fn without_memory(&self) -> Self {
+        Self {
+            memory: None,
+            ..self.clone()
         }
     }
 }
 
 impl Config for CacheConfig {
+    fn demand(&self, demands: &mut Demands) {
+        // `plugin/single.rs` has seen to it that all who say something say the same.
+        demands.cache_octets = demands.cache_octets.or(self.memory);
+    }
+
     fn build(&self, assembly: &mut Assembly<'_>) -> Result<Vec<Arc<dyn Plugin>>, BuildError> {
         Ok(vec![Arc::new(Cache::new(self.clone(), assembly))])
     }
@@ -246,8 +272,19 @@ impl CacheConfig {
                 self.keep_ttl = true;
                 Args::of(option).finish()
             }
+            "memory" => self.read_memory(option),
             _ => Err(unknown_option(SPEC.name, option, SPEC.option_names())),
         }
+    }
+
+    fn read_memory(&mut self, option: &Directive) -> Result<(), Diagnostic> {
+        const EXPECTED: &str = "a size from `4Mi` to `1Ti`";
+        let mut args = Args::of(option);
+        let word = args.take(EXPECTED)?;
+        args.finish()?;
+        let size = octets(&word.text).filter(|size| (OCTETS_MIN..=1 << 40).contains(size));
+        self.memory = Some(size.ok_or_else(|| not(word, EXPECTED))?);
+        Ok(())
     }
 
     fn read_policy(&mut self, option: &Directive) -> Result<(), Diagnostic> {
@@ -312,6 +349,21 @@ fn not(word: &Word, expected: &str) -> Diagnostic {
 
 fn whole_seconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
+}
+
+/// A number of octets as Kubernetes writes it: `67108864`, `64Mi`.
+fn octets(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let shift = match &text[digits.len()..] {
+        "" => 0,
+        "Ki" => 10,
+        "Mi" => 20,
+        "Gi" => 30,
+        "Ti" => 40,
+        _ => return None,
+    };
+    let number: u64 = digits.parse().ok()?;
+    number.checked_mul(1 << shift)
 }
 
 /// A TTL above zero. Past what a TTL can hold (RFC 2181, section 8) it is no bound at all.
@@ -468,7 +520,7 @@ mod tests {
     #[test]
     fn every_option_is_read() {
         let read = read(
-            "cache {\n success 2000 60 7\n denial 100 20\n prefetch 3 2m 25%\n servfail 1m\n disable success a.org\n disable denial\n keepttl\n serve_stale 2h verify 300ms 30s 4s\n serve_stale_policy prefer_positive\n}",
+            "cache {\n success 2000 60 7\n denial 100 20\n prefetch 3 2m 25%\n servfail 1m\n disable success a.org\n disable denial\n keepttl\n memory 96Mi\n serve_stale 2h verify 300ms 30s 4s\n serve_stale_policy prefer_positive\n}",
         );
         let expected = CacheConfig {
             zones: vec![Name::root()],
@@ -498,6 +550,7 @@ mod tests {
             success_off: vec![Name::from_text("a.org").unwrap()],
             denial_off: vec![Name::root()],
             keep_ttl: true,
+            memory: Some(96 << 20),
         };
         assert_eq!(read, expected);
     }
@@ -548,6 +601,22 @@ mod tests {
                 "`nothing` is not `success` or `denial` @ nothing",
             ),
             ("keepttl on", "`keepttl` takes no `on` @ on"),
+            (
+                "memory",
+                "`memory` needs a size from `4Mi` to `1Ti` @ memory",
+            ),
+            (
+                "memory 64MB",
+                "`64MB` is not a size from `4Mi` to `1Ti` @ 64MB",
+            ),
+            (
+                "memory 64Ki",
+                "`64Ki` is not a size from `4Mi` to `1Ti` @ 64Ki",
+            ),
+            (
+                "memory 99999999999Ti",
+                "`99999999999Ti` is not a size from `4Mi` to `1Ti` @ 99999999999Ti",
+            ),
             (
                 "serve_stale 1h later",
                 "`later` is not `immediate` or `verify` @ later",

@@ -1,10 +1,14 @@
 //! What `cache` counts.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
+use crate::plugin::cache::budget::Budget;
+use crate::telemetry::exposition::{Draft, Kind};
 use crate::telemetry::metrics::Families;
 
 /// The metric families of all caches.
@@ -166,5 +170,71 @@ impl CounterSet {
             known
         });
         counters
+    }
+}
+
+/// What the entries of all caches take and may take, read when somebody asks.
+#[derive(Clone)]
+pub(in crate::plugin::cache) struct BudgetGauges {
+    budget: Arc<Mutex<Weak<Budget>>>,
+    descs: Arc<[Desc]>,
+}
+
+const OCTETS_MAX: (&str, &str) = (
+    "fingerpost_cache_budget_bytes",
+    "octets that the entries of all caches may take",
+);
+const OCTETS: (&str, &str) = (
+    "fingerpost_cache_used_bytes",
+    "octets that the entries of all caches take, 1 KiB each at least",
+);
+
+impl BudgetGauges {
+    /// Shows this one from now on, for as long as it lives.
+    pub(in crate::plugin::cache) fn show(&self, budget: &Arc<Budget>) {
+        *self.budget.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(budget);
+    }
+}
+
+impl Families for BudgetGauges {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let desc = |(name, help): (&str, &str)| {
+            Desc::new(
+                name.to_owned(),
+                help.to_owned(),
+                Vec::new(),
+                Default::default(),
+            )
+        };
+        let this = Self {
+            budget: Arc::default(),
+            descs: [desc(OCTETS_MAX)?, desc(OCTETS)?].into(),
+        };
+        registry.register(Box::new(this.clone()))?;
+        Ok(this)
+    }
+}
+
+impl Collector for BudgetGauges {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descs.iter().collect()
+    }
+
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "the format knows floats only; exact up to 2^53"
+    )]
+    fn collect(&self) -> Vec<MetricFamily> {
+        let budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(budget) = budget.upgrade() else {
+            return Vec::new();
+        };
+        [(OCTETS_MAX, budget.octets()), (OCTETS, budget.weight())]
+            .map(|((name, help), octets)| {
+                let mut draft = Draft::new(name, help, &[], Kind::Gauge);
+                draft.gauge(&[], octets as f64);
+                draft.into_family()
+            })
+            .into()
     }
 }

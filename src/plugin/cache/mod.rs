@@ -12,6 +12,7 @@
 //! the moment the cluster table is; only its TTLs leave as they would on any miss. An entry is a whole message in wire
 //! form: same question, same octets up to letter case, so its compression pointers hold behind every client's question.
 
+mod budget;
 mod config;
 mod metrics;
 mod refresh;
@@ -28,10 +29,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::chain::exchange::{Exchange, State};
 use crate::chain::plugin::{After, Plugin, Step};
 use crate::plugin::Spec;
+use crate::plugin::cache::budget::Budget;
 use crate::plugin::cache::config::{CacheConfig, StaleMode};
-use crate::plugin::cache::metrics::{CacheFamilies, CounterSet, Counters};
+use crate::plugin::cache::metrics::{BudgetGauges, CacheFamilies, CounterSet, Counters};
 use crate::plugin::cache::refresh::{Tasks, give_stale, kept_flags};
-use crate::plugin::cache::store::{Budget, Entries, Entry, Key};
+use crate::plugin::cache::store::{Entries, Entry, Key};
 use crate::plugin::cache::survey::{Asked, Kind, Survey, View, set_ttls, survey};
 use crate::server::assembly::Assembly;
 use crate::wire::HEADER_LEN;
@@ -71,11 +73,17 @@ struct Hit {
 }
 
 impl Cache {
-    pub(in crate::plugin::cache) fn new(config: CacheConfig, assembly: &Assembly<'_>) -> Self {
+    pub(in crate::plugin::cache) fn new(config: CacheConfig, assembly: &mut Assembly<'_>) -> Self {
         let process = assembly.process;
+        let octets = budget::octets(assembly.generation.demands.cache_octets);
         let Ok(budget) = process
             .shared
-            .get_or_try("", || Ok::<_, Infallible>(Arc::<Budget>::default()));
+            .get_or_try("", || Ok::<_, Infallible>(Budget::new(octets)));
+        process.metrics.families::<BudgetGauges>().show(&budget);
+        // Not before this generation serves: it may be given up, and then all stays as it was.
+        let later = Arc::clone(&budget);
+        let change = Box::pin(async move { later.set_octets(octets) });
+        assembly.generation.after_serving.push(change);
         let zones: Vec<String> = config.zones.iter().map(Name::to_string).collect();
         let counters = CounterSet::new(
             process.metrics.families::<CacheFamilies>(),
@@ -85,7 +93,8 @@ impl Cache {
         // Everything that decides what an entry says: with any of it changed, a reload starts with an empty cache.
         let origins = assembly.origins();
         let (server, below) = (assembly.server, assembly.fingerprint_below);
-        let key = format!("{server} {origins:?} {below:x} {config:?}");
+        let alone = config.without_memory();
+        let key = format!("{server} {origins:?} {below:x} {alone:?}");
         let Ok(entries) = process.shared.get_or_try(&key, || {
             Ok::<_, Infallible>(Entries::new(
                 &budget,

@@ -11,9 +11,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::chain::exchange::{Below, Exchange};
 use crate::chain::plugin::{Answer, Step, Verdict};
+use crate::plugin::cache::budget::RefreshPermit;
 use crate::plugin::cache::config::StaleMode;
 use crate::plugin::cache::metrics::Counters;
-use crate::plugin::cache::store::{Entry, Flight, Key, RefreshPermit};
+use crate::plugin::cache::store::{Entry, Flight, Key};
 use crate::plugin::cache::survey::{Kind, Survey, View, survey};
 use crate::plugin::cache::{Cache, SPEC, Shelf, asked, give, is_for_everyone, unix_time};
 use crate::server::assembly::Assembly;

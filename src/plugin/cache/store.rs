@@ -1,7 +1,7 @@
 //! Where entries live: one partition per `cache` and kind, all within one budget of octets.
 //!
 //! ```text
-//! Budget (64 MiB, one a process)
+//! Budget (one a process)
 //!  |- Partition  success of `. { cache 30 }`            up to CAPACITY x 1 KiB
 //!  |- Partition  denial  of `. { cache 30 }`            up to CAPACITY x 1 KiB
 //!  '- …                                                 all are cut alike if they ask for more than there is
@@ -13,7 +13,7 @@
 //! never asked for again goes before one that was.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus::IntCounter;
@@ -21,19 +21,20 @@ use quick_cache::sync::Cache;
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
 use tokio::sync::watch;
 
+use crate::plugin::cache::budget::Budget;
 use crate::plugin::cache::survey::View;
 use crate::wire::code::Rcode;
 use crate::wire::name::NAME_MAX;
 use crate::wire::query::{Query, flag};
-
-/// Octets that all entries of the process may take.
-pub(in crate::plugin::cache) const BUDGET: u64 = 64 << 20;
 
 /// The least that an entry weighs.
 const WEIGHT_MIN: u64 = 1024;
 
 /// What an entry takes beside its octets: its key, its counters, its place in the table.
 const OVERHEAD: u64 = 192;
+
+/// The most octets that a partition asks for, whatever CAPACITY says: a number that the sum of all cannot overflow.
+const WANTED_MAX: u64 = 1 << 40;
 
 /// The least entries that a partition has room for, whatever CAPACITY says, as in CoreDNS.
 const CAPACITY_MIN: u64 = 1024;
@@ -336,13 +337,15 @@ pub(in crate::plugin::cache) struct Partition {
 }
 
 impl Partition {
-    /// Room for `capacity` entries of up to 1 KiB, until the budget is shared out.
-    fn new(capacity: u64, evictions: IntCounter) -> Arc<Self> {
-        let items = capacity.clamp(CAPACITY_MIN, BUDGET / WEIGHT_MIN);
+    /// Room for `capacity` entries of up to 1 KiB, until the budget of so many octets is shared out.
+    fn new(capacity: u64, budget: u64, evictions: IntCounter) -> Arc<Self> {
+        let items = capacity.clamp(CAPACITY_MIN, WANTED_MAX / WEIGHT_MIN);
         let wanted = items * WEIGHT_MIN;
+        // What is remembered of entries that had to go depends on it, so it must not pass what there can be.
+        let items = items.min(budget / WEIGHT_MIN);
         let options = OptionsBuilder::new()
             .estimated_items_capacity(usize::try_from(items).unwrap_or(usize::MAX))
-            .weight_capacity(wanted)
+            .weight_capacity(wanted.min(budget))
             .build()
             .expect("both capacities are set");
         let hasher = foldhash::quality::RandomState::default();
@@ -385,6 +388,27 @@ impl Partition {
     pub(in crate::plugin::cache) fn len(&self) -> usize {
         self.table.len()
     }
+
+    /// Octets that it would like to have; none once its `cache` is gone.
+    pub(in crate::plugin::cache) fn wanted(&self) -> Option<u64> {
+        Some(self.wanted.load(Ordering::Acquire)).filter(|&wanted| wanted > 0)
+    }
+
+    /// Octets that its entries weigh.
+    pub(in crate::plugin::cache) fn weight(&self) -> u64 {
+        self.table.weight()
+    }
+
+    /// Octets that they may weigh.
+    #[cfg(test)]
+    pub(in crate::plugin::cache) fn weight_max(&self) -> u64 {
+        self.table.capacity()
+    }
+
+    /// From now on its entries may weigh so many octets; what is too much goes.
+    pub(in crate::plugin::cache) fn set_weight_max(&self, octets: u64) {
+        self.table.set_capacity(octets);
+    }
 }
 
 /// All entries of one `cache`.
@@ -404,9 +428,10 @@ impl Entries {
         evictions: [IntCounter; 2],
     ) -> Arc<Self> {
         let [success, denial] = evictions;
+        let octets = budget.octets();
         let this = Self {
-            success: Partition::new(capacities[0], success),
-            denial: Partition::new(capacities[1], denial),
+            success: Partition::new(capacities[0], octets, success),
+            denial: Partition::new(capacities[1], octets, denial),
             budget: Arc::clone(budget),
         };
         budget.take_in([&this.success, &this.denial]);
@@ -420,70 +445,5 @@ impl Drop for Entries {
             partition.wanted.store(0, Ordering::Release);
         }
         self.budget.take_in([]);
-    }
-}
-
-/// What all caches of the process share.
-#[derive(Default)]
-pub(in crate::plugin::cache) struct Budget {
-    partitions: Mutex<Vec<Weak<Partition>>>,
-    /// Refreshes under way.
-    refreshes: AtomicU32,
-}
-
-/// Refreshes under way at once, of all caches.
-const REFRESHES_MAX: u32 = 256;
-
-impl Budget {
-    /// Takes new partitions in, and gives each its share.
-    fn take_in<const N: usize>(&self, new: [&Arc<Partition>; N]) {
-        let mut list = self
-            .partitions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        list.extend(new.map(Arc::downgrade));
-        list.retain(|partition| partition.strong_count() > 0);
-        let partitions: Vec<(Arc<Partition>, u64)> = list
-            .iter()
-            .filter_map(Weak::upgrade)
-            .map(|partition| {
-                let wanted = partition.wanted.load(Ordering::Acquire);
-                (partition, wanted)
-            })
-            .filter(|&(_, wanted)| wanted > 0)
-            .collect();
-        let sum: u64 = partitions.iter().map(|&(_, wanted)| wanted).sum();
-        for (partition, wanted) in &partitions {
-            let share = u128::from(*wanted) * u128::from(BUDGET.min(sum)) / u128::from(sum);
-            partition
-                .table
-                .set_capacity(u64::try_from(share).unwrap_or(BUDGET));
-        }
-    }
-
-    /// Octets that all partitions together may take now.
-    #[cfg(test)]
-    pub(in crate::plugin::cache) fn octets_max(&self) -> u64 {
-        let list = self.partitions.lock().expect("nobody panics with it");
-        list.iter()
-            .filter_map(Weak::upgrade)
-            .map(|partition| partition.table.capacity())
-            .sum()
-    }
-
-    /// A place among the refreshes, if there is one; given back when it is dropped.
-    pub(in crate::plugin::cache) fn begin_refresh(self: &Arc<Self>) -> Option<RefreshPermit> {
-        let before = self.refreshes.fetch_add(1, Ordering::AcqRel);
-        let permit = RefreshPermit(Arc::clone(self));
-        (before < REFRESHES_MAX).then_some(permit)
-    }
-}
-
-/// A place among the refreshes.
-pub(in crate::plugin::cache) struct RefreshPermit(Arc<Budget>);
-
-impl Drop for RefreshPermit {
-    fn drop(&mut self) {
-        self.0.refreshes.fetch_sub(1, Ordering::AcqRel);
     }
 }

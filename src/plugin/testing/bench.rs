@@ -79,6 +79,8 @@ impl Bench {
                 Link::Corefile(spec, text) => {
                     let (config, faults) = parse(spec, text);
                     assert!(faults.is_empty(), "{faults:?}");
+                    let config = config.expect("it has no faults");
+                    config.demand(&mut plan.demands);
                     let mut assembly = Assembly {
                         process,
                         keys: &keys,
@@ -87,7 +89,6 @@ impl Bench {
                         fingerprint_below: fingerprint,
                         generation: &mut plan,
                     };
-                    let config = config.expect("it has no faults");
                     chain.extend(config.build(&mut assembly).expect("it can be built"));
                 }
             }

@@ -4,7 +4,8 @@
 use std::collections::HashMap;
 
 use super::*;
-use crate::plugin::cache::store::{Budget, Entries, Entry, Key};
+use crate::plugin::cache::budget::Budget;
+use crate::plugin::cache::store::{Entries, Entry, Key};
 use crate::plugin::cache::survey::View;
 use crate::wire::query::Query;
 
@@ -73,7 +74,7 @@ struct Ours {
 impl Ours {
     fn new() -> Self {
         let counter = || prometheus::IntCounter::new("a", "b").unwrap();
-        let budget = Arc::<Budget>::default();
+        let budget = Budget::new(64 << 20);
         let message = Ask::new("a", RecordType::A).octets();
         let question = Query::parse(&message).unwrap();
         let view = View::of_message(&message, question.question_octets()).unwrap();

@@ -3,7 +3,8 @@
 use std::sync::atomic::AtomicBool;
 
 use super::*;
-use crate::plugin::cache::store::{BUDGET, Budget, Entries, Entry, Key};
+use crate::plugin::cache::budget::Budget;
+use crate::plugin::cache::store::{Entries, Entry, Key};
 use crate::plugin::cache::survey::View;
 use crate::plugin::testing::bench::runtime;
 use crate::server::process::Process;
@@ -137,24 +138,56 @@ fn an_entry_stays_with_the_configuration_it_came_from() {
 }
 
 #[test]
-fn all_caches_together_stay_within_the_budget() {
-    let budget = Arc::<Budget>::default();
+fn all_caches_together_stay_within_the_budget_also_when_it_changes() {
+    const BUDGET: u64 = 64 << 20;
+    let budget = Budget::new(BUDGET);
     let counter = || prometheus::IntCounter::new("a", "b").unwrap();
     let entries = |capacity| Entries::new(&budget, [capacity; 2], [counter(), counter()]);
     // Rounded up to whole octets a shard.
     let slack = 64 << 10;
     let first = entries(10_000);
-    assert!(budget.octets_max() >= 20_000 << 10 && budget.octets_max() < BUDGET);
+    let octets_max = || budget.weight_max();
+    assert!(octets_max() >= 20_000 << 10 && octets_max() < BUDGET);
     let many: Vec<_> = (0..20).map(|_| entries(1_000_000)).collect();
-    assert!(
-        budget.octets_max() <= BUDGET + slack,
-        "{}",
-        budget.octets_max()
-    );
+    assert!(octets_max() <= BUDGET + slack, "{}", octets_max());
+    for octets in [BUDGET / 4, 2 * BUDGET] {
+        budget.set_octets(octets);
+        assert!((octets..octets + slack).contains(&octets_max()), "{octets}");
+    }
     drop(many);
-    assert!(budget.octets_max() >= 20_000 << 10, "and room comes back");
+    assert!(octets_max() >= 20_000 << 10, "and room comes back");
     drop(first);
-    assert_eq!(budget.octets_max(), 0);
+    assert_eq!(octets_max(), 0);
+}
+
+#[test]
+fn a_reload_changes_the_budget_once_it_serves_and_empties_no_cache() {
+    let upstream = Upstream::answering(|exchange, _| address(exchange, 300, 1));
+    let process = Process::new(runtime());
+    let build = |memory| {
+        let text: &'static str = format!("cache {{\n{memory}\n}}").leak();
+        let upstream = Link::Made(Arc::<Upstream>::clone(&upstream));
+        Bench::within(&process, 1, vec![Link::Corefile(&SPEC, text), upstream])
+    };
+    let mut serving = build(" memory 64Mi");
+    let gauge = |bench: &Bench, name: &str| -> u64 {
+        let lines = bench.metrics(name);
+        lines[0].rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    serving.send(&ask_at(start(), 0));
+    assert_eq!(gauge(&serving, "fingerpost_cache_used_bytes"), 1024);
+    for (memory, octets) in [(" memory 8Mi", 8 << 20), (" memory 1Gi", 1 << 30)] {
+        let before = gauge(&serving, "fingerpost_cache_budget_bytes");
+        let mut next = build(memory);
+        assert_eq!(gauge(&next, "fingerpost_cache_budget_bytes"), before);
+        for task in std::mem::take(&mut next.plan.after_serving) {
+            runtime().block_on(task);
+        }
+        serving = next;
+        assert_eq!(gauge(&serving, "fingerpost_cache_budget_bytes"), octets);
+        serving.send(&ask_at(start(), 0));
+        assert_eq!(upstream.asked(), 1, "the entry is still there");
+    }
 }
 
 #[test]
@@ -182,7 +215,7 @@ fn capacity_bounds_the_entries_and_a_scan_does_not_drive_out_what_is_used() {
 #[test]
 fn what_is_over_is_forgotten_and_the_rest_is_not() {
     let counter = || prometheus::IntCounter::new("a", "b").unwrap();
-    let entries = Entries::new(&Arc::default(), [1024; 2], [counter(), counter()]);
+    let entries = Entries::new(&Budget::new(64 << 20), [1024; 2], [counter(), counter()]);
     let start = start();
     let put = |qname: &str, ttl| {
         let ask = Ask::new(qname, RecordType::A).octets();
