@@ -64,10 +64,13 @@ pub mod thread;
 /// The same objects from files.
 pub mod manifests;
 
+/// What a cluster knows handed on to the next one.
+pub mod succession;
+
 /// The cluster on disk, for a start without the API server.
 pub mod snapshot;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -79,6 +82,7 @@ use crate::cluster::serial::Serial;
 use crate::cluster::status::{Observation, Observer, Sizes, StatusProbe, WatchStatus};
 use crate::cluster::store::export::Contents;
 use crate::cluster::store::{Change, Store};
+use crate::cluster::succession::{Line, Part};
 use crate::cluster::table::Table;
 
 /// Takes what a source finds out. Calls for one resource come in order, from one task at a time.
@@ -158,6 +162,12 @@ pub struct Cluster {
     known: Sender<Known>,
     /// Whether that is something whole. Apart from it, because who reads it there takes a lock.
     servable: AtomicBool,
+    /// What it keeps.
+    keep: Keep,
+    /// Who is asked if the lists do not come in time.
+    predecessor: Mutex<Option<Arc<Self>>>,
+    /// What came of it; never goes back.
+    taken_over: AtomicU8,
     /// When what stands in for the lists was true, in seconds since 1970, plus one; zero while nothing stands in.
     restored: AtomicU64,
     serial: Serial,
@@ -179,6 +189,8 @@ enum Known {
     InPart,
     /// A snapshot, until every resource was listed.
     Restored,
+    /// What the cluster before has known, likewise; maybe not all that we want.
+    TakenOver,
     /// Lists of every resource.
     Synced,
 }
@@ -203,6 +215,9 @@ impl Cluster {
                 Known::InPart
             }),
             servable: AtomicBool::new(wanted.is_empty()),
+            keep,
+            predecessor: Mutex::default(),
+            taken_over: AtomicU8::new(0),
             restored: AtomicU64::new(0),
             serial: Serial::default(),
             external_serial: Serial::default(),
@@ -248,12 +263,15 @@ impl Cluster {
         self.lists[resource as usize].synced.load(Ordering::Acquire)
     }
 
-    /// Whether what the cluster's own names stand for is known, or also what other clusters export: lists of both, or a
-    /// snapshot. What is imported must not keep us from knowing what is our own.
-    pub fn names_servable(&self, imported: bool) -> bool {
+    /// Whether all names are known that this part is needed for: by lists, from a snapshot or from the cluster before. What
+    /// is imported must not keep us from knowing what is our own.
+    pub fn names_servable(&self, part: Option<Part>) -> bool {
+        let imported = part == Some(Part::Imports);
         let needed = |resource: &&Resource| imported || **resource != Resource::ServiceImports;
         let mut needed = self.wanted.iter().filter(needed);
-        self.servable() || needed.all(|&resource| self.resource_synced(resource))
+        self.servable()
+            || self.has_taken_over(part)
+            || needed.all(|&resource| self.resource_synced(resource))
     }
 
     /// Waits until every resource was listed once.
@@ -364,10 +382,7 @@ impl Cluster {
             // One hold an object: the watch may be listing at the same time.
             count += usize::from(self.store().restore(object, &self.table));
         }
-        self.serial.move_on();
-        self.external_serial.move_on();
-        // The lists may find all of it as it is, and 0 is older than any secondary has.
-        self.import_serial.move_on();
+        self.move_serials_on();
         let since = saved_at.duration_since(UNIX_EPOCH).unwrap_or_default();
         self.known.send_if_modified(|known| {
             let waiting = *known == Known::InPart;
@@ -380,6 +395,13 @@ impl Cluster {
             waiting
         });
         count
+    }
+
+    /// All that is known came at once. The lists may find all of it as it is, and 0 is older than any secondary has.
+    fn move_serials_on(&self) {
+        self.serial.move_on();
+        self.external_serial.move_on();
+        self.import_serial.move_on();
     }
 
     fn note(&self, resource: Resource, change: Change) {
@@ -517,6 +539,8 @@ pub struct Feed {
     pub cluster: Arc<Cluster>,
     /// Whatever keeps its source running.
     pub source: Arc<dyn std::any::Any + Send + Sync>,
+    /// The clusters of the same source.
+    pub line: Arc<Line>,
 }
 
 #[cfg(test)]

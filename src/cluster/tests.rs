@@ -2,6 +2,7 @@
 
 mod imports;
 mod origin;
+mod succession;
 
 use std::net::IpAddr;
 use std::sync::Mutex as StdMutex;

@@ -235,7 +235,8 @@ impl Work {
                 self.wait(left.min(self.pace.grace), orders)?;
             }
         }
-        if !self.cluster.synced() {
+        // What was known a moment ago is better than what was saved then, and comes if the lists do not.
+        if !self.cluster.usable() && !self.cluster.has_predecessor() {
             self.load();
         }
         Ok(())

@@ -169,12 +169,12 @@ fn the_serial_of_imports_moves_with_each_change() {
         Resource::EndpointSlices,
         Some(imported("a", "", Some("c1"), "1", &["10.30.0.1"])),
     );
-    assert!(cluster.names_servable(false) && !cluster.names_servable(true));
+    assert!(cluster.names_servable(None) && !cluster.names_servable(Some(Part::Imports)));
     first(
         Resource::ServiceImports,
         Some(set_ip("web", "2", "10.97.0.1")),
     );
-    assert!(cluster.names_servable(true) && cluster.synced());
+    assert!(cluster.names_servable(Some(Part::Imports)) && cluster.synced());
     // CoreDNS starts with 0 again each time, which to a secondary is older than what it has.
     assert_ne!(cluster.import_serial(), 0);
     let moved = |object: Object| {

@@ -2,6 +2,7 @@
 
 use crate::chain::exchange::Exchange;
 use crate::chain::plugin::Step;
+use crate::cluster::succession::Part;
 use crate::cluster::table::{ExternalTarget, ServiceView};
 use crate::plugin::k8s_external::{Asked, External, Finding, balancer};
 use crate::plugin::service::{self, ServicePlace, SrvTtl, Targets, soa_times};
@@ -157,7 +158,13 @@ impl External {
 
 fn deny(exchange: &mut Exchange<'_>, asked: &Asked<'_>) {
     let cluster = asked.cluster.scope.cluster();
-    if asked.servable {
+    // What was taken over stays so: it was there when the name was looked up.
+    let needed = [Part::External, Part::Endpoints];
+    if asked.servable
+        || needed
+            .iter()
+            .all(|&part| cluster.has_taken_over(Some(part)))
+    {
         exchange.reply.rcode = Rcode::NXDOMAIN;
         let code = ExtendedError::STALE_NXDOMAIN_ANSWER;
         exchange.state.extended_error = stale::error(cluster, code);

@@ -4,7 +4,9 @@ use std::net::IpAddr;
 
 use crate::chain::exchange::Exchange;
 use crate::chain::plugin::Step;
+use crate::cluster::succession::Part;
 use crate::cluster::table::{Alias, ViewKind};
+use crate::plugin::kubernetes::name::{self, Place};
 use crate::plugin::kubernetes::{Asked, Finding, Kubernetes};
 use crate::plugin::service::{self, SrvTtl, Targets, soa_times};
 use crate::plugin::stale;
@@ -138,11 +140,23 @@ impl Kubernetes {
 
     /// Whether all names like this one were known when the question was begun, or are now.
     fn is_whole(&self, asked: &Asked<'_>) -> bool {
-        let known = || {
-            let imported = self.is_imported(asked);
-            self.scope.cluster().names_servable(imported)
-        };
-        asked.servable || known()
+        asked.servable || self.scope.cluster().names_servable(self.needed(asked))
+    }
+
+    /// What must be known to deny such a name, apart from namespaces and Services.
+    fn needed(&self, asked: &Asked<'_>) -> Option<Part> {
+        if self.is_imported(asked) {
+            return Some(Part::Imports);
+        }
+        if asked.qtype == RecordType::PTR {
+            return Some(Part::Endpoints);
+        }
+        match name::parse(asked.name, asked.split, self.grammar(asked)) {
+            Place::Pod { .. } => Some(Part::Pods),
+            // Where there is no Service there is nothing of it.
+            Place::Service(place) => self.table().service(place.key).map(|_| Part::Endpoints),
+            _ => None,
+        }
     }
 
     /// The extended error of this code as long as a snapshot stands in for the API server.

@@ -1,6 +1,7 @@
 //! From a configuration to a running plugin: the source of the cluster, the wait at start, readiness.
 
 use std::any::Any;
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use crate::chain::plugin::Plugin;
 use crate::cluster::Inventory;
 use crate::cluster::objects::Resource;
 use crate::cluster::scope::Scope;
+use crate::cluster::succession::Line;
 use crate::cluster::{Cluster, Feed, Keep, ObjectSink, manifests};
 use crate::plugin::kubernetes::config::KubernetesConfig;
 #[cfg(feature = "kubernetes")]
@@ -52,6 +54,7 @@ impl Config for KubernetesConfig {
             .before_serving
             .push(Box::pin(async move {
                 wait(&waiting, timeout).await;
+                take_over(waiting).await;
                 Ok(())
             }));
         let probed = Arc::clone(&feed.cluster);
@@ -61,7 +64,7 @@ impl Config for KubernetesConfig {
             .generation
             .conditions
             .push((SPEC.name.to_owned(), conditions));
-        let probe = Arc::new(move || probed.servable());
+        let probe = Arc::new(move || probed.usable());
         assembly
             .generation
             .readiness
@@ -226,8 +229,18 @@ impl KubernetesConfig {
         let metrics = process.metrics.families::<KubernetesMetrics>();
         cluster.observe(Box::new(move |observation| metrics.noticed(observation)));
         process.metrics.families::<ClusterGauges>().show(&cluster);
+        let mut line = Arc::<Line>::default();
         let source: Arc<dyn Any + Send + Sync> = if self.manifests.is_empty() {
-            self.watch_api(root, &cluster, process)?
+            let (source, server) = self.watch_api(root, &cluster, process)?;
+            // Of the same API server, with the same selectors: what one of them knows is true for the others.
+            let key = format!("{server} {:?} {:?}", self.labels, self.namespace_labels);
+            let found = process
+                .shared
+                .get_or_try(&key, || Ok::<_, Infallible>(Arc::clone(&line)));
+            let Ok(found) = found;
+            line = found;
+            line.add(&cluster);
+            source
         } else {
             let sink: Arc<dyn ObjectSink> = cluster.clone();
             let paths = self.manifests.iter().map(|path| root.join(path)).collect();
@@ -241,16 +254,21 @@ impl KubernetesConfig {
                 BuildError(lines.join("; "))
             })?)
         };
-        Ok(Arc::new(Feed { cluster, source }))
+        Ok(Arc::new(Feed {
+            cluster,
+            source,
+            line,
+        }))
     }
 
+    /// Starts to watch. Returns what keeps the watch running, and what this API server differs from another in.
     #[cfg(feature = "kubernetes")]
     fn watch_api(
         &self,
         root: &Path,
         cluster: &Arc<Cluster>,
         process: &Arc<Process>,
-    ) -> Result<Arc<dyn Any + Send + Sync>, BuildError> {
+    ) -> Result<(Arc<dyn Any + Send + Sync>, String), BuildError> {
         use crate::cluster::selector::Selector;
         use crate::cluster::source::ApiSource;
         use crate::cluster::watch;
@@ -278,7 +296,8 @@ impl KubernetesConfig {
         let sink: Arc<dyn Inventory> = Arc::clone(cluster) as _;
         let handle = watch::start(source, plan, sink, process)?;
         cluster.watched_by(handle.probe());
-        Ok(handle)
+        let server = handle.server_key().to_owned();
+        Ok((handle, server))
     }
 
     #[cfg(not(feature = "kubernetes"))]
@@ -287,10 +306,22 @@ impl KubernetesConfig {
         _: &Path,
         _: &Arc<Cluster>,
         _: &Arc<Process>,
-    ) -> Result<Arc<dyn Any + Send + Sync>, BuildError> {
+    ) -> Result<(Arc<dyn Any + Send + Sync>, String), BuildError> {
         Err(BuildError(
             "this build reads `manifests` only: it has no API client".to_owned(),
         ))
+    }
+}
+
+/// Without lists what the configuration before has known is served.
+async fn take_over(cluster: Arc<Cluster>) {
+    let taken = tokio::task::spawn_blocking(move || cluster.take_over());
+    // A panic in it has been logged, and costs no more than what was not taken.
+    if let Ok(true) = taken.await {
+        tracing::warn!(
+            target: "plugin/kubernetes",
+            "the API server has not told what is there: going on with what the configuration before has known"
+        );
     }
 }
 
@@ -305,7 +336,7 @@ async fn wait(cluster: &Cluster, timeout: Duration) {
             biased;
             () = &mut servable => return,
             () = &mut deadline => {
-                if !timeout.is_zero() {
+                if !timeout.is_zero() && !cluster.has_predecessor() {
                     tracing::warn!(target: "plugin/kubernetes", "starting server with unsynced Kubernetes API");
                 }
                 return;

@@ -295,6 +295,14 @@ pub(super) fn conditions(cluster: &Cluster) -> Vec<Condition> {
             }
         })
         .collect();
+    if !cluster.synced() && cluster.has_taken_over(None) {
+        conditions.push(Condition {
+            name: "taken over".to_owned(),
+            holds: true,
+            detail: "serving what the configuration before has known until the lists are in"
+                .to_owned(),
+        });
+    }
     if let Some(saved) = cluster.restored_from() {
         let age = SystemTime::now().duration_since(saved).unwrap_or_default();
         conditions.push(Condition {

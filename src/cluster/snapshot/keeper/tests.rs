@@ -10,6 +10,7 @@ use crate::cluster::objects::{
     ServiceImport, ServiceKind,
 };
 use crate::cluster::store::export::Contents;
+use crate::cluster::succession::Part;
 use crate::cluster::table::Named;
 use crate::cluster::{Keep, ObjectSink};
 
@@ -499,7 +500,7 @@ fn what_other_clusters_export_comes_back_on_its_own_side() {
     };
     assert_eq!(both_sides(&cluster), both_sides(&before));
     assert_eq!(both_sides(&cluster).1.len(), 1);
-    assert!(cluster.names_servable(true));
+    assert!(cluster.names_servable(Some(Part::Imports)));
     let end = |resource: &Resource| cluster.list_finished(*resource);
     resources.iter().for_each(end);
     assert_eq!(both_sides(&cluster), both_sides(&make()));

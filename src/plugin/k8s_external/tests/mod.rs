@@ -84,6 +84,7 @@ fn plugin(cluster: &Arc<Cluster>) -> External {
     let feed = Arc::new(Feed {
         cluster: Arc::clone(cluster),
         source: Arc::new(()),
+        line: Arc::default(),
     });
     slot.lend(LentCluster {
         scope: Arc::new(Scope::new(feed, None)),

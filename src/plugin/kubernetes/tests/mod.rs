@@ -118,6 +118,7 @@ fn plugin(cluster: &Arc<Cluster>) -> Kubernetes {
             Arc::new(Feed {
                 cluster: Arc::clone(cluster),
                 source: Arc::new(()),
+                line: Arc::default(),
             }),
             None,
         )),
