@@ -164,6 +164,7 @@ const WALL_CLOCK: &[&str] = &[
     // The SOA's serial.
     "cluster/serial.rs",
     // Time stamps of objects, and the histogram that they are for.
+    "cluster/store.rs",
     "cluster/trigger.rs",
     "plugin/kubernetes/status.rs",
     // A metric that is a time of day.
