@@ -11,6 +11,8 @@ mod command;
 mod control_plane;
 mod echo;
 mod fuzz;
+mod helm;
+mod image;
 mod load;
 mod paths;
 mod provision;
@@ -40,10 +42,12 @@ usage: cargo xtask COMMAND
   bench propagation  from a write at the API server to the right answer (`… propagation --help`)
   echo PORT          answers everything with one address: the bare socket, and an upstream
   load               queries at a steady rate from many addresses, losses by ID (`load --help`)
+  image              the container image, as an OCI archive, and its SBOM (`image --help`)
   help               this text
 
 What is missing is fetched: Debian packages through apt-get where that may be done, the control plane from
-KUBEBUILDER_ASSETS or built from its Go modules into target/control-plane, Python packages into target/python.";
+KUBEBUILDER_ASSETS or built from its Go modules into target/control-plane, helm likewise into target/helm, Python packages
+into target/python.";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -61,6 +65,7 @@ fn main() -> ExitCode {
         ["cluster", "down"] => cluster::down(),
         ["bench", ref rest @ ..] => bench::run(rest),
         ["echo", port] => echo::run(port),
+        ["image", ref rest @ ..] => image::command(rest),
         ["load", ref rest @ ..] => load::command(rest),
         ["help" | "--help" | "-h"] => {
             println!("{HELP}");

@@ -32,6 +32,17 @@ pub fn programs() -> Result<(), String> {
     install(missing)
 }
 
+/// What the image is tried with: containerd brings runc.
+pub fn container_tools() -> Result<(), String> {
+    let tools = [("containerd", "containerd"), ("umoci", "umoci")];
+    let missing = tools
+        .iter()
+        .filter(|(program, _)| find(program).is_none())
+        .map(|&(_, package)| package)
+        .collect();
+    install(missing)
+}
+
 /// Installs Debian packages where that may be done.
 fn install(mut packages: Vec<&str>) -> Result<(), String> {
     packages.dedup();

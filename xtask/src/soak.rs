@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::command::{cargo, run as command};
 use crate::steps::{Done, Steps};
 use crate::vectors::HostileSetUp;
-use crate::{control_plane, fuzz, paths, provision};
+use crate::{control_plane, fuzz, image, paths, provision};
 
 /// Growth that a run may show, in kilobytes: caches fill, leaks go on.
 const GROWTH_MAX: u64 = 64 * 1024;
@@ -39,6 +39,10 @@ pub fn run(minutes: u64) -> ExitCode {
         )
         .map(|()| Done::Passed)
     });
+    steps.step(
+        "image, from a clone at another path",
+        image::check::is_the_same_from_a_clone,
+    );
     steps.close()
 }
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use crate::command::{cargo, run as command};
 use crate::steps::{Done, Steps};
-use crate::{control_plane, fuzz, paths, provision, vectors};
+use crate::{control_plane, fuzz, helm, image, paths, provision, vectors};
 
 /// Seconds that each fuzz target runs.
 const FUZZ_SECONDS: u64 = 60;
@@ -32,6 +32,7 @@ fn all(steps: &mut Steps) {
     steps.step("control plane", || {
         passed(control_plane::programs().map(drop))
     });
+    steps.step("helm", || passed(helm::program()));
     steps.step("integration tests", || {
         // Tests that need a control plane find it there.
         let assets = control_plane::programs()?;
@@ -41,6 +42,8 @@ fn all(steps: &mut Steps) {
                 .env("KUBEBUILDER_ASSETS", assets),
         ))
     });
+    steps.step("image", image::check::is_small_and_the_same_twice);
+    steps.step("image, in a container", image::check::serves_in_a_container);
     steps.step("fuzz", || passed(fuzz::run_all(FUZZ_SECONDS)));
     steps.step("hostile inputs", || with_vectors(vectors::hostile));
     steps.step("conformance, cluster from object files", || {
