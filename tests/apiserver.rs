@@ -539,7 +539,7 @@ fn selectors_are_those_of_the_plan() {
 #[test]
 fn a_service_account_with_the_role_of_deploy_may_watch_all_but_pods() {
     with_plane(|plane| {
-        plane.apply(&Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/kubernetes/rbac.yaml"));
+        plane.apply(&Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/base/rbac.yaml"));
         let account = plane.folder().join("account");
         plane.write_account(&account, &plane.token("kube-system", "fingerpost"));
         let around = Surroundings {

@@ -168,7 +168,7 @@ fn within() {
         "each resource is named once, however often we try"
     );
 
-    plane.apply(&Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/kubernetes/rbac.yaml"));
+    plane.apply(&Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/base/rbac.yaml"));
     wait("to be ready", || status_of(8181, "/ready") == 200);
     the_cluster_is_answered();
     a_name_asked_before_it_exists_is_found_at_once(&plane);

@@ -166,7 +166,7 @@ fn every_corefile_in_a_manual_configures() {
 
 #[test]
 fn the_corefiles_that_we_ship_configure() {
-    let map = read(&root().join("deploy/kubernetes/configmap.yaml"));
+    let map = read(&root().join("deploy/base/configmap.yaml"));
     let (_, indented) = map
         .split_once("Corefile: |\n")
         .expect("the map holds a Corefile");
