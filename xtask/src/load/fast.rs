@@ -115,7 +115,7 @@ mod tests {
     fn all_queries_of_a_window_are_answered_by_an_echo() {
         let port = crate::server::free_port().expect("loopback is there");
         std::thread::spawn(move || crate::load::batch::echo(port, |_, length| length));
-        std::thread::sleep(Duration::from_millis(100));
+        while !crate::server::answers(port) {}
         let questions = Questions::of_names(&["u%.example"]).expect("a name");
         let outcome = udp(&Run {
             server: SocketAddrV4::new(Ipv4Addr::LOCALHOST, port),

@@ -143,18 +143,16 @@ fn measure(
                 let place = |load: usize| load * contestants.len() + column;
                 let saturated = path.loads.iter().position(|load| *load == Load::Saturation);
                 let saturation = saturated.map_or(0.0, |at| figures[place(at)].median().rate());
-                let sample = sample(
-                    *load,
-                    one,
-                    peer,
-                    &asked[column],
-                    plan.queries / plan.rounds,
-                    saturation,
-                )?;
-                figures[place(row)].rounds.push(sample);
+                let queries = plan.queries / plan.rounds;
+                // One that fails is told, and the others go on.
+                match sample(*load, one, peer, &asked[column], queries, saturation) {
+                    Ok(sample) => figures[place(row)].rounds.push(sample),
+                    Err(error) => println!("{} at {load}: {error}", one.name()),
+                }
             }
         }
     }
+    figures.retain(|figure| !figure.rounds.is_empty());
     Ok(figures)
 }
 
@@ -173,10 +171,7 @@ fn sample(
         queries,
         patience: PATIENCE,
     };
-    udp(&run(Pace::Window(64), PRIMING))?;
-    std::thread::sleep(SETTLE);
-    let before = Usage::of(peer.id());
-    let outcome: Outcome = match load {
+    let ask = |load, queries| match load {
         Load::Rate(rate) => udp(&run(Pace::Rate(rate.into()), queries)),
         Load::Saturation => udp(&run(Pace::Window(WINDOW), queries)),
         Load::Half => udp(&run(Pace::Rate(saturation / 2.0), queries)),
@@ -191,8 +186,17 @@ fn sample(
             &run(Pace::Window(0), queries),
             Use::Once { connections: ONCE },
         ),
-    }
-    .map_err(|error| format!("{} at {load}: {error}", one.name()))?;
+    };
+    ask(
+        match load {
+            Load::Pipelined | Load::Once => Load::Pipelined,
+            _ => Load::Saturation,
+        },
+        PRIMING,
+    )?;
+    std::thread::sleep(SETTLE);
+    let before = Usage::of(peer.id());
+    let outcome: Outcome = ask(load, queries)?;
     std::thread::sleep(SETTLE);
     let cpu = Usage::of(peer.id()).since(before);
     let (rcode, _) = one.ask.right();
