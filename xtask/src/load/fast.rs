@@ -28,6 +28,8 @@ pub struct Run<'q> {
     pub questions: &'q Questions,
     pub pace: Pace,
     pub queries: u64,
+    /// The number of the first of them: with numbers in names, two runs share no name if they share no number.
+    pub first: u64,
     /// A reply after this is none.
     pub patience: Duration,
 }
@@ -53,7 +55,8 @@ pub fn udp(run: &Run) -> Result<Outcome, String> {
         counts.skipped += skipped;
         number += skipped;
         for _ in 0..due.min(BATCH as u64).min(run.queries - number) {
-            run.questions.write(number, waiting.next_id(), &mut message);
+            run.questions
+                .write(run.first + number, waiting.next_id(), &mut message);
             asker.queue(&message);
             waiting.start(start.elapsed(), &mut counts);
             number += 1;
@@ -122,6 +125,7 @@ mod tests {
             questions: &questions,
             pace: Pace::Window(100),
             queries: 5000,
+            first: 0,
             patience: Duration::from_secs(5),
         });
         let outcome = outcome.expect("loopback is there");

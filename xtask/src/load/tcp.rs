@@ -167,7 +167,8 @@ impl Load<'_> {
         let mut message = Vec::new();
         for _ in 0..(count as u64).min(self.run.queries - self.number) {
             let id = connection.waiting.next_id();
-            self.run.questions.write(self.number, id, &mut message);
+            let number = self.run.first + self.number;
+            self.run.questions.write(number, id, &mut message);
             let length = u16::try_from(message.len()).expect("queries are short");
             connection.output.extend_from_slice(&length.to_be_bytes());
             connection.output.extend_from_slice(&message);
@@ -276,6 +277,7 @@ mod tests {
             questions: &questions,
             pace: crate::load::fast::Pace::Window(0),
             queries: 500,
+            first: 0,
             patience: Duration::from_secs(10),
         };
         tcp(&run, how).expect("loopback is there")

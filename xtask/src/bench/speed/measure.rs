@@ -18,8 +18,8 @@ use crate::load::{Outcome, Questions};
 use crate::paths;
 use crate::server::{Running, answers, free_port};
 
-/// Queries on their way when a server is saturated: four batches, and less than half of any queue.
-pub const WINDOW: usize = 256;
+/// Queries on their way when a server is saturated: two batches, and less than a queue of the kernel's default size holds.
+pub const WINDOW: usize = 128;
 
 /// The same over TCP, on each of eight connections; and connections at a time with one query each.
 pub const PIPELINED: usize = 32;
@@ -135,6 +135,7 @@ fn measure(
         .iter()
         .map(|one| Questions::parse(&one.ask.lines(one.setup.size(world))))
         .collect::<Result<_, _>>()?;
+    let mut number = 0;
     for _ in 0..plan.rounds {
         for (row, load) in path.loads.iter().enumerate() {
             for (column, one) in contestants.iter().enumerate() {
@@ -143,9 +144,11 @@ fn measure(
                 let place = |load: usize| load * contestants.len() + column;
                 let saturated = path.loads.iter().position(|load| *load == Load::Saturation);
                 let saturation = saturated.map_or(0.0, |at| figures[place(at)].median().rate());
-                let queries = plan.queries / plan.rounds;
+                let queries = plan.queries / plan.rounds / load.divisor();
                 // One that fails is told, and the others go on.
-                match sample(*load, one, peer, &asked[column], queries, saturation) {
+                let first = number;
+                number += queries + PRIMING;
+                match sample(*load, one, peer, &asked[column], first, queries, saturation) {
                     Ok(sample) => figures[place(row)].rounds.push(sample),
                     Err(error) => println!("{} at {load}: {error}", one.name()),
                 }
@@ -161,42 +164,44 @@ fn sample(
     one: &Contestant,
     peer: &Peer,
     questions: &Questions,
+    first: u64,
     queries: u64,
     saturation: f64,
 ) -> Result<Sample, String> {
-    let run = |pace, queries| Run {
-        server: peer.address,
-        questions,
-        pace,
-        queries,
-        patience: PATIENCE,
-    };
-    let ask = |load, queries| match load {
-        Load::Rate(rate) => udp(&run(Pace::Rate(rate.into()), queries)),
-        Load::Saturation => udp(&run(Pace::Window(WINDOW), queries)),
-        Load::Half => udp(&run(Pace::Rate(saturation / 2.0), queries)),
-        Load::Pipelined => tcp(
-            &run(Pace::Window(0), queries),
-            Use::Pipelined {
-                connections: CONNECTIONS,
-                window: PIPELINED,
-            },
-        ),
-        Load::Once => tcp(
-            &run(Pace::Window(0), queries),
-            Use::Once { connections: ONCE },
-        ),
+    let ask = |load, first, queries| {
+        let run = |pace| Run {
+            server: peer.address,
+            questions,
+            pace,
+            queries,
+            first,
+            patience: PATIENCE,
+        };
+        match load {
+            Load::Rate(rate) => udp(&run(Pace::Rate(rate.into()))),
+            Load::Saturation => udp(&run(Pace::Window(WINDOW))),
+            Load::Half => udp(&run(Pace::Rate(saturation / 2.0))),
+            Load::Pipelined => tcp(
+                &run(Pace::Window(0)),
+                Use::Pipelined {
+                    connections: CONNECTIONS,
+                    window: PIPELINED,
+                },
+            ),
+            Load::Once => tcp(&run(Pace::Window(0)), Use::Once { connections: ONCE }),
+        }
     };
     ask(
         match load {
             Load::Pipelined | Load::Once => Load::Pipelined,
             _ => Load::Saturation,
         },
+        first,
         PRIMING,
     )?;
     std::thread::sleep(SETTLE);
     let before = Usage::of(peer.id());
-    let outcome: Outcome = ask(load, queries)?;
+    let outcome: Outcome = ask(load, first + PRIMING, queries)?;
     std::thread::sleep(SETTLE);
     let cpu = Usage::of(peer.id()).since(before);
     let (rcode, _) = one.ask.right();

@@ -47,16 +47,16 @@ NSD_BIN, UNBOUND_BIN, DNSDIST_BIN, or the search path. FINGERPOST_BIN names anot
 
   --paths P,P…       of kubernetes nxdomain ptr srv headless cache forward tcp tcp-once log workers services blocks (all)
   --peers S,S…       of echo fingerpost coredns knot nsd unbound dnsdist (all that are there)
-  --rates N,N…       queries a second over UDP beside saturation (20000,60000)
+  --rates N,N…       queries a second over UDP beside saturation; all on the first path, the last on others (20000,60000)
   --rounds N         the figure is the median (5)
-  --queries N        of a figure, in all rounds (1000000)
+  --queries N        of a figure, in all rounds; a quarter of them with a connection each (1000000)
   --services N       of the cluster; every tenth is headless (10000)
   --cores A,B        the server's and the generator's (0,1)
   --out FILE         results (benches/results/speed.json if all is measured in full, else target/bench-speed/speed.json)
   --quick            three rounds and 150,000 queries a figure: ratios, roughly
 
-All of it takes about 25 minutes of a quiet machine, `--quick` about 8. `bench report [FILE]` makes the tables of README.md and
-docs/performance.md and the plots of docs/plots from results.";
+All of it takes about 27 minutes of a quiet machine, `--quick` about 7. `bench report [FILE]` makes the tables of
+README.md and docs/performance.md and the plots of docs/plots from results.";
 
 const FLAGS: &[&str] = &[
     "--paths",
