@@ -165,6 +165,7 @@ const WALL_CLOCK: &[&str] = &[
     "cluster/serial.rs",
     // Time stamps of objects, and the histogram that they are for.
     "cluster/store.rs",
+    "cluster/store/service.rs",
     "cluster/trigger.rs",
     "plugin/kubernetes/status.rs",
     // A metric that is a time of day.
