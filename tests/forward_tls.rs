@@ -15,7 +15,7 @@ mod secure;
 use std::path::Path;
 use std::time::Duration;
 
-use authority::{Authority, Identity, self_signed};
+use authority::{Authority, Identity, authority_as_server, self_signed};
 use bed::Bed;
 use fingerpost::server::process::Process;
 use fingerpost::wire::code::Rcode;
@@ -213,6 +213,10 @@ fn a_certificate_that_is_not_right_is_refused_and_the_log_says_why() {
         (
             Authority::new().sign(&["dns.test"]),
             "x509: certificate signed by unknown authority: one of the same name did not sign it",
+        ),
+        (
+            authority_as_server(&["dns.test"]),
+            "x509: certificate is that of an authority (`CA:TRUE`), not of a server: it has to sign one",
         ),
     ]
     .map(|(identity, text)| (start(identity), text));

@@ -74,6 +74,17 @@ pub fn self_signed(names: &[&str]) -> Identity {
     }
 }
 
+/// The certificate of an authority, for these names: what `openssl req -x509` makes.
+pub fn authority_as_server(names: &[&str]) -> Identity {
+    let key = KeyPair::generate().unwrap();
+    let mut params = params(names, 4096);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    Identity {
+        certificate: params.self_signed(&key).unwrap().pem(),
+        key: key.serialize_pem(),
+    }
+}
+
 fn params(names: &[&str], year: i32) -> CertificateParams {
     let names: Vec<String> = names.iter().map(|&name| name.into()).collect();
     let mut params = CertificateParams::new(names).unwrap();

@@ -20,7 +20,7 @@ use tokio_rustls::rustls::client::Resumption;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{CertificateError, ClientConfig, Error, RootCertStore};
+use tokio_rustls::rustls::{CertificateError, ClientConfig, Error, OtherError, RootCertStore};
 use tokio_rustls::{TlsConnector, rustls};
 
 use crate::plugin::BuildError;
@@ -358,9 +358,17 @@ fn certificate_words(error: &CertificateError) -> String {
                 names => format!("certificate is valid for {}, not {expected}", shown(names)),
             }
         }
+        // `openssl req -x509` makes such ones unless it is told otherwise. Go takes them.
+        CertificateError::Other(OtherError(error)) if error.to_string() == CA_AS_LEAF => {
+            "certificate is that of an authority (`CA:TRUE`), not of a server: it has to sign one"
+                .into()
+        }
         error => error.to_string(),
     }
 }
+
+/// What the verifier says of an authority's certificate in a server's place; it has no variant in rustls.
+const CA_AS_LEAF: &str = "CaUsedAsEndEntity";
 
 /// The names that a certificate is for, as it says them itself.
 fn shown(names: &[String]) -> String {
