@@ -114,23 +114,34 @@ impl Cluster {
     /// Parts that we want and another cluster does not know.
     fn lacking_from(&self, from: &Self) -> u8 {
         let (new, old) = (&self.keep, &from.keep);
-        let lacks = |resource| self.wanted.contains(&resource) && !from.wanted.contains(&resource);
-        let endpoints = lacks(Resource::EndpointSlices)
-            || !new.imported_slices_only && old.imported_slices_only
-            || new.zones && !old.zones
+        let (wants, had) = (
+            |resource| self.wanted.contains(&resource),
+            |resource| from.wanted.contains(&resource),
+        );
+        let had_endpoints = had(Resource::EndpointSlices)
+            && (new.imported_slices_only || !old.imported_slices_only)
+            && (!new.zones || old.zones)
             // With it endpoints have other names.
-            || new.pod_names != old.pod_names;
-        let parts = [
-            (Part::Pods, lacks(Resource::Pods)),
-            (Part::Endpoints, endpoints),
-            (Part::External, new.external && !old.external),
-            (Part::Imports, new.imports && !old.imports),
-        ];
-        let inherited = from.taken_over.load(Ordering::Acquire) & !TAKEN;
-        // Once its lists are in it has everything.
-        let inherited = if from.synced() { 0 } else { inherited };
-        let lacking = parts.iter().filter(|(_, lacks)| *lacks);
-        lacking.fold(inherited, |bits, (part, _)| bits | part.bit())
+            && new.pod_names == old.pod_names;
+        // What that one lacks itself. Once its lists are in it has everything.
+        let lacked = if from.synced() {
+            0
+        } else {
+            from.taken_over.load(Ordering::Acquire)
+        };
+        [
+            (Part::Pods, wants(Resource::Pods), had(Resource::Pods)),
+            (
+                Part::Endpoints,
+                wants(Resource::EndpointSlices),
+                had_endpoints,
+            ),
+            (Part::External, new.external, old.external),
+            (Part::Imports, new.imports, old.imports),
+        ]
+        .into_iter()
+        .filter(|&(part, wanted, had)| wanted && !(had && lacked & part.bit() == 0))
+        .fold(0, |bits, (part, ..)| bits | part.bit())
     }
 
     fn predecessor(&self) -> std::sync::MutexGuard<'_, Option<Arc<Self>>> {

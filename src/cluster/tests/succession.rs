@@ -125,6 +125,9 @@ fn what_the_one_before_did_not_keep_is_lacking_also_to_those_after_it() {
     let third = next(&[&new], &ALL, Keep::default());
     third.take_over();
     assert_eq!(lacking(&third), [Part::Pods]);
+    let back = next(&[&third], WITHOUT_PODS, Keep::default());
+    back.take_over();
+    assert!(back.servable(), "it lacks what nobody wants any more");
     // Who does not want them lacks nothing, and takes no object that no list would take away.
     let pods = listed(&ALL, Keep::default(), &web());
     pods.applied(Object::Pod(pod("a", "4", "10.1.0.9")));
