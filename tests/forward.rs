@@ -490,6 +490,31 @@ async fn a_hundred_identical_questions_are_one_query() {
     assert_eq!(bed.metric("fingerpost_forward_shared_total"), 99);
 }
 
+/// Whoever waits below `cache` waits for `forward` in the end, so what is asked once there is asked once for all.
+#[tokio::test]
+async fn a_hundred_aliases_that_lead_to_one_name_are_one_query() {
+    let upstream = Upstream::start(1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let alias = "apiVersion: v1\nkind: Service\nmetadata: {namespace: shop, name: out}\n\
+                 spec: {type: ExternalName, externalName: gate.fault.test}\n";
+    std::fs::write(folder.path().join("out.yaml"), alias).unwrap();
+    let bed = Bed::new(&format!(
+        ". {{\ncache\nkubernetes cluster.local {{\nmanifests {}\n}}\nforward . {} {{\nread_timeout 20s\n}}\n}}",
+        folder.path().display(),
+        upstream.address
+    ));
+    let unknown = "nope.shop.svc.cluster.local";
+    until(async || bed.ask(unknown).await.rcode() == Rcode::NXDOMAIN).await;
+    let asks = (0..100).map(|_| bed.ask("out.shop.svc.cluster.local"));
+    let opened = async {
+        until(async || !upstream.seen().is_empty()).await;
+        upstream.open_gate(1);
+    };
+    let (replies, ()) = tokio::join!(futures_util::future::join_all(asks), opened);
+    assert!(replies.iter().all(|reply| reply.number() == 1));
+    assert_eq!(upstream.seen().len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_questions_at_once_over_few_sockets_each_get_their_own_reply() {
     let (upstream, bed) = one("read_timeout 4s").await;

@@ -8,6 +8,9 @@
 //! reply  survey: kind and TTL -> every record gets the one TTL -> kept if its kind is
 //! ```
 //!
+//! Misses are not brought together here: whoever waits below waits for `forward` in the end, aliases and searches too, and
+//! that asks identical questions once.
+//!
 //! What a plugin below answers from data it holds is never looked up nor kept here, so a name of the cluster is right
 //! the moment the cluster table is; only its TTLs leave as they would on any miss. An entry is a whole message in wire
 //! form: same question, same octets up to letter case, so its compression pointers hold behind every client's question.
