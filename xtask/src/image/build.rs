@@ -54,13 +54,45 @@ fn flags() -> Result<Vec<String>, String> {
     Ok(flags)
 }
 
+/// The version of glibc that a C compiler links, from the macros of its headers; none if it is another library.
+pub fn c_library(machine: Machine) -> Option<String> {
+    let here = Machine::here() == Ok(machine);
+    let compiler = if here { "cc" } else { compiler(machine) };
+    let arguments = [
+        "-E",
+        "-dM",
+        "-include",
+        "features.h",
+        "-x",
+        "c",
+        "/dev/null",
+    ];
+    let macros = output(Command::new(compiler).args(arguments)).ok()?;
+    let value = |name: &str| {
+        macros
+            .lines()
+            .find_map(|line| line.strip_prefix("#define ")?.strip_prefix(name))
+            .map(str::trim)
+    };
+    Some(format!(
+        "{}.{}",
+        value("__GLIBC__ ")?,
+        value("__GLIBC_MINOR__ ")?
+    ))
+}
+
+/// Debian's name of the C compiler for this machine, as seen from another.
+fn compiler(machine: Machine) -> &'static str {
+    match machine {
+        Machine::Amd64 => "x86_64-linux-gnu-gcc",
+        Machine::Arm64 => "aarch64-linux-gnu-gcc",
+    }
+}
+
 /// The standard library, the linker and the C compiler of another machine.
 fn foreign(machine: Machine, command: &mut Command) -> Result<(), String> {
     let target = machine.target();
-    let compiler = match machine {
-        Machine::Amd64 => "x86_64-linux-gnu-gcc",
-        Machine::Arm64 => "aarch64-linux-gnu-gcc",
-    };
+    let compiler = compiler(machine);
     if find(compiler).is_none() {
         return Err(format!(
             "no `{compiler}`: install the compiler for {} first",
@@ -82,4 +114,20 @@ fn foreign(machine: Machine, command: &mut Command) -> Result<(), String> {
         .env(linker, compiler)
         .env(format!("CC_{name}"), compiler);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Machine, c_library};
+
+    #[test]
+    fn the_c_library_is_the_one_that_the_system_names() {
+        let system =
+            crate::command::output(std::process::Command::new("getconf").arg("GNU_LIBC_VERSION"));
+        let system = system
+            .ok()
+            .and_then(|text| Some(text.trim().strip_prefix("glibc ")?.to_owned()));
+        let machine = Machine::here().expect("images are made for this machine");
+        assert_eq!(c_library(machine), system);
+    }
 }

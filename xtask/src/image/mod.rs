@@ -47,6 +47,8 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub struct Program {
     pub path: PathBuf,
     pub machine: elf::Machine,
+    /// The glibc in it, if it was built here.
+    pub c_library: Option<String>,
 }
 
 /// What the flags say.
@@ -108,7 +110,11 @@ fn programs(flags: &Flags, source: &Source) -> Result<Vec<Program>, String> {
     }
     let build = |&machine| {
         let path = build::program(machine, source.commit.as_deref())?;
-        given(&path)
+        let c_library = build::c_library(machine);
+        given(&path).map(|program| Program {
+            c_library,
+            ..program
+        })
     };
     machines.iter().map(build).collect()
 }
@@ -121,6 +127,7 @@ fn given(path: &Path) -> Result<Program, String> {
     Ok(Program {
         path: path.to_owned(),
         machine,
+        c_library: None,
     })
 }
 
@@ -137,7 +144,7 @@ fn write_all(
             .map_err(|error| format!("{}: {error}", program.path.display()))?;
         image.add(program.machine, &layer::uncompressed(&octets)?)?;
         let bill = folder.join(format!("fingerpost-{}.cdx.json", program.machine.name()));
-        write(&bill, &sbom::of(program.machine, &octets)?)?;
+        write(&bill, &sbom::of(program, &octets)?)?;
         println!("{}", bill.display());
     }
     let path = folder.join("fingerpost.tar");

@@ -7,17 +7,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::VERSION;
 use super::archive::digest;
 use super::elf::Machine;
+use super::{Program, VERSION};
 use crate::command::{cargo, output};
 use crate::paths;
 
 /// Name and version of a crate.
 type Crate = (String, String);
 
-/// The bill of a program for this machine.
-pub fn of(machine: Machine, program: &[u8]) -> Result<Vec<u8>, String> {
+/// The bill of a program with this content.
+pub fn of(program: &Program, content: &[u8]) -> Result<Vec<u8>, String> {
+    let machine = program.machine;
     let linked = tree(machine, "normal,no-proc-macro")?;
     let all = tree(machine, "normal,build")?;
     let metadata = metadata(machine)?;
@@ -27,7 +28,7 @@ pub fn of(machine: Machine, program: &[u8]) -> Result<Vec<u8>, String> {
     let packages: BTreeMap<Crate, &Value> = list(&metadata["packages"])
         .filter_map(|package| Some((identity(package)?, package)))
         .collect();
-    let mut components = Vec::new();
+    let mut components = runtime(program, content);
     for of_tree in &all {
         let package = packages
             .get(of_tree)
@@ -47,7 +48,7 @@ pub fn of(machine: Machine, program: &[u8]) -> Result<Vec<u8>, String> {
             "name": "fingerpost",
             "version": VERSION,
             "licenses": [{"expression": "Apache-2.0"}],
-            "hashes": [{"alg": "SHA-256", "content": digest(program).trim_start_matches("sha256:")}],
+            "hashes": [{"alg": "SHA-256", "content": digest(content).trim_start_matches("sha256:")}],
             "properties": [{"name": "cargo:target", "value": machine.target()}],
         }},
         "components": components,
@@ -56,6 +57,35 @@ pub fn of(machine: Machine, program: &[u8]) -> Result<Vec<u8>, String> {
     let mut text = serde_json::to_vec_pretty(&bill).map_err(|error| error.to_string())?;
     text.push(b'\n');
     Ok(text)
+}
+
+/// What is linked beside the crates: the standard library, by the compiler's mark in the program, and the C library.
+fn runtime(program: &Program, content: &[u8]) -> Vec<Value> {
+    const MARK: &[u8] = b"rustc version ";
+    let found = content
+        .windows(MARK.len())
+        .position(|window| window == MARK);
+    let standard = found.map(|at| {
+        let rest = content[at + MARK.len()..].iter();
+        let is_number = |&&octet: &&u8| octet.is_ascii_digit() || octet == b'.';
+        rest.take_while(is_number)
+            .map(|&octet| char::from(octet))
+            .collect::<String>()
+    });
+    [
+        ("rust-std", standard, "MIT OR Apache-2.0"),
+        ("glibc", program.c_library.clone(), "LGPL-2.1-or-later"),
+    ]
+    .into_iter()
+    .filter_map(|(name, version, license)| {
+        let version = version?;
+        let purl = format!("pkg:generic/{name}@{version}");
+        Some(json!({
+            "type": "library", "bom-ref": purl, "purl": purl, "name": name, "version": version,
+            "scope": "required", "licenses": [{"expression": license}],
+        }))
+    })
+    .collect()
 }
 
 fn component(this: &Crate, package: &Value, is_linked: bool, checksum: Option<&str>) -> Value {
@@ -167,11 +197,17 @@ fn list(value: &Value) -> impl Iterator<Item = &Value> {
 mod tests {
     use serde_json::Value;
 
-    use super::{Machine, checksums, crate_of_line, list, of};
+    use super::{Machine, Program, checksums, crate_of_line, list, of};
 
     #[test]
     fn the_bill_names_what_is_in_the_program_and_what_only_built_it() {
-        let text = of(Machine::Amd64, b"program").expect("cargo resolves its own checkout");
+        let program = Program {
+            path: "program".into(),
+            machine: Machine::Amd64,
+            c_library: Some("2.36".into()),
+        };
+        let content = b"\0\x7frustc version 1.95.0 (59807616e 2026-04-14)\0";
+        let text = of(&program, content).expect("cargo resolves its own checkout");
         let bill: Value = serde_json::from_slice(&text).expect("JSON");
         let scope = |name: &str| {
             let found = list(&bill["components"]).find(|component| component["name"] == name);
@@ -184,8 +220,17 @@ mod tests {
         // Tests and developer commands need these; the program does not.
         assert_eq!(scope("tempfile"), None);
         assert_eq!(scope("flate2"), None);
+        let version = |name: &str| {
+            let found = list(&bill["components"]).find(|component| component["name"] == name);
+            found.map(|component| component["version"].clone())
+        };
+        assert_eq!(version("rust-std"), Some("1.95.0".into()));
+        assert_eq!(version("glibc"), Some("2.36".into()));
         for component in list(&bill["components"]) {
-            assert!(component["hashes"][0]["content"].is_string(), "{component}");
+            let purl = component["purl"].as_str().expect("a package URL");
+            let is_crate = purl.starts_with("pkg:cargo/");
+            let checksum = &component["hashes"][0]["content"];
+            assert_eq!(is_crate, checksum.is_string(), "{purl}");
             assert!(component["licenses"][0].is_object(), "{component}");
         }
         let ours = list(&bill["dependencies"])
