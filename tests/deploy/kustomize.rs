@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use http::Method;
 use serde_json::{Value, json};
 
 use super::{chooses, deploy, in_cluster, is_confined, said};
@@ -51,6 +52,30 @@ fn the_base_is_a_whole_dns_and_applying_it_again_changes_nothing() {
             before["metadata"]["resourceVersion"],
             after["metadata"]["resourceVersion"]
         );
+    });
+}
+
+#[test]
+fn its_pods_pass_the_strictest_pod_security() {
+    in_cluster(|bed| {
+        bed.apply("-k", &deploy("base"), &[]);
+        let spec = bed.get("deployment", "fingerpost")["spec"]["template"]["spec"].clone();
+        let enforce = json!({"pod-security.kubernetes.io/enforce": "restricted"});
+        bed.plane.load(&json!({"items": [{
+            "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "strict", "labels": enforce},
+        }]}));
+        let create = |spec: &Value| {
+            let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "dns"}, "spec": spec});
+            let path = "/api/v1/namespaces/strict/pods?dryRun=All";
+            bed.plane.try_request(&Method::POST, path, Some(&pod))
+        };
+        create(&spec).expect("it asks for nothing that is not allowed");
+        let mut lax = spec;
+        lax["containers"][0]["securityContext"]["capabilities"]["add"] = json!(["NET_ADMIN"]);
+        let refused = create(&lax)
+            .expect_err("the namespace is strict")
+            .to_string();
+        assert!(refused.contains("NET_ADMIN"), "{refused}");
     });
 }
 
