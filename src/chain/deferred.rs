@@ -67,60 +67,61 @@ impl Deferred {
 
     /// Waits for the verdict, then goes the rest of the way. None means: send nothing. For those who can use one
     /// message only.
-    pub async fn finish(self) -> Option<Vec<u8>> {
+    pub async fn finish(self: Box<Self>) -> Option<Vec<u8>> {
         self.finish_all().await.map(|finished| finished.message)
     }
 
     /// The same with the messages that follow the first.
-    pub async fn finish_all(self) -> Option<Finished> {
+    pub async fn finish_all(self: Box<Self>) -> Option<Finished> {
         self.run().await.map(|(finished, _)| finished)
     }
 
     /// One message, with what else is known of it: for who asked aside.
-    pub async fn finish_aside(self) -> Option<(Vec<u8>, State)> {
+    pub async fn finish_aside(self: Box<Self>) -> Option<(Vec<u8>, State)> {
         let (finished, state) = self.run().await?;
         Some((finished.message, state))
     }
 
-    async fn run(mut self) -> Option<(Finished, State)> {
+    /// It stays in its box until the wait is over: thousands may wait, and a future holds twice what it is given.
+    async fn run(self: Box<Self>) -> Option<(Finished, State)> {
+        let mut this = self;
         loop {
-            let verdict = match self.parts.state.deadline {
-                None => self.pending.await,
+            let verdict = match this.parts.state.deadline {
+                None => this.pending.as_mut().await,
                 Some(deadline) => {
-                    match tokio::time::timeout_at(deadline.into(), self.pending).await {
-                        Ok(verdict) => verdict,
-                        Err(_) => Verdict::Fail(Failure {
-                            rcode: Rcode::SERVFAIL,
-                            error: "the query's time is over".into(),
-                            extended_error: Some(ExtendedError::new(
-                                ExtendedError::OTHER,
-                                "the query's time is over",
-                            )),
-                        }),
-                    }
+                    let pending = tokio::time::timeout_at(deadline.into(), this.pending.as_mut());
+                    // Those without a deadline need not keep a place for its timer.
+                    Box::pin(pending).await.unwrap_or_else(|_| out_of_time())
                 }
             };
-            let mut message = Vec::with_capacity(512);
-            let resumed = resume(
-                self.parts,
-                verdict,
-                self.depth,
-                self.floor,
-                self.rising,
-                &mut message,
-            );
-            let Resumed {
-                outcome,
-                rest,
-                state,
-            } = resumed;
-            match outcome {
-                Outcome::Reply => {
-                    return Some((Finished { message, rest }, state));
-                }
-                Outcome::Drop => return None,
-                Outcome::Deferred(next) => self = *next,
+            match this.resume(verdict) {
+                Woken::Finished(done) => return Some(*done),
+                Woken::Dropped => return None,
+                Woken::Waits(next) => this = next,
             }
+        }
+    }
+
+    fn resume(self: Box<Self>, verdict: Verdict) -> Woken {
+        let mut message = Vec::with_capacity(512);
+        let this = *self;
+        let resumed = resume(
+            this.parts,
+            verdict,
+            this.depth,
+            this.floor,
+            this.rising,
+            &mut message,
+        );
+        let Resumed {
+            outcome,
+            rest,
+            state,
+        } = resumed;
+        match outcome {
+            Outcome::Reply => Woken::Finished(Box::new((Finished { message, rest }, state))),
+            Outcome::Drop => Woken::Dropped,
+            Outcome::Deferred(next) => Woken::Waits(next),
         }
     }
 
@@ -144,6 +145,23 @@ impl Deferred {
         });
         resumed.outcome
     }
+}
+
+fn out_of_time() -> Verdict {
+    const WHY: &str = "the query's time is over";
+    Verdict::Fail(Failure {
+        rcode: Rcode::SERVFAIL,
+        error: WHY.into(),
+        extended_error: Some(ExtendedError::new(ExtendedError::OTHER, WHY)),
+    })
+}
+
+/// What became of a query whose wait was over.
+enum Woken {
+    Finished(Box<(Finished, State)>),
+    Dropped,
+    /// It has to wait once more.
+    Waits(Box<Deferred>),
 }
 
 /// What a query came to that went on its way.

@@ -275,14 +275,11 @@ mod linux {
         pub fn return_path(&self, index: usize) -> ReturnPath {
             // SAFETY: the slots are live, and nothing writes to them while `self` is borrowed.
             let slots = unsafe { self.slots.as_ref() };
-            let mut path = ReturnPath {
+            ReturnPath {
                 peer: slots.peers[index],
                 peer_len: slots.incoming[index].msg_hdr.msg_namelen,
-                control: Control([0; CONTROL_LEN]),
-                control_len: 0,
-            };
-            path.control_len = write_source(self.received[index].source, &mut path.control);
-            path
+                source: self.received[index].source,
+            }
         }
 
         /// Sends the queued replies; returns how many are lost.
@@ -380,8 +377,7 @@ mod linux {
     pub struct ReturnPath {
         peer: libc::sockaddr_in6,
         peer_len: libc::socklen_t,
-        control: Control,
-        control_len: usize,
+        source: Source,
     }
 
     impl ReturnPath {
@@ -397,9 +393,11 @@ mod linux {
             header.msg_namelen = self.peer_len;
             header.msg_iov = &raw mut vector;
             header.msg_iovlen = 1;
-            if self.control_len != 0 {
-                header.msg_control = (&raw const self.control).cast_mut().cast();
-                header.msg_controllen = self.control_len as _;
+            let mut control = Control([0; CONTROL_LEN]);
+            let control_len = write_source(self.source, &mut control);
+            if control_len != 0 {
+                header.msg_control = (&raw mut control).cast();
+                header.msg_controllen = control_len as _;
             }
             // SAFETY: name, control, vector and octets outlive the call, each is as long as said, and `sendmsg`
             // only reads them.

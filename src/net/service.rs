@@ -10,6 +10,7 @@ use std::time::Instant;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::FutureExt;
 use prometheus::IntCounter;
+use tokio_util::future::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -107,16 +108,8 @@ impl Service {
 
     /// Runs a task that the listener's stop waits for, and that ends when its patience does.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let abandon = self.abandon.clone();
-        self.tasks.spawn_on(
-            async move {
-                tokio::select! {
-                    () = abandon.cancelled() => {}
-                    () = task => {}
-                }
-            },
-            &self.runtime,
-        );
+        let task = task.with_cancellation_token_owned(self.abandon.clone());
+        self.tasks.spawn_on(task, &self.runtime);
     }
 
     /// Answers a message as far as memory can take it; the reply stands in `out`. A panic costs its query a
@@ -149,9 +142,9 @@ impl Service {
             Ok(permit) => {
                 let message = deferred.message();
                 return Flight::Entered(Waiting {
-                    deferred,
+                    deferred: Some(deferred),
                     message,
-                    permit,
+                    permit: Some(permit),
                 });
             }
             Err(refusal) => refusal,
@@ -176,26 +169,23 @@ impl Service {
         }
     }
 
-    /// Waits for a query's reply; none means: send nothing.
-    pub async fn finish(&self, waiting: Waiting) -> Option<Finished> {
-        let Waiting {
-            deferred,
-            message,
-            permit,
-        } = waiting;
-        let deferred = deferred.finish_all();
-        let reply = match AssertUnwindSafe(deferred).catch_unwind().await {
+    /// Waits for a query's reply; none means: send nothing, and so it does if it is asked again. The query's place is free
+    /// then.
+    pub async fn finish(&self, waiting: &mut Waiting) -> Option<Finished> {
+        let deferred = waiting.deferred.take()?;
+        let reply = AssertUnwindSafe(deferred.finish_all()).catch_unwind();
+        let reply = match reply.await {
             Ok(reply) => reply,
             Err(panic) => {
                 self.note_panic(&*panic);
                 let mut out = Vec::new();
-                write_servfail(&message, &mut out).then_some(Finished {
+                write_servfail(&waiting.message, &mut out).then_some(Finished {
                     message: out,
                     rest: None,
                 })
             }
         };
-        drop(permit);
+        waiting.permit = None;
         reply
     }
 
@@ -274,11 +264,11 @@ pub enum Flight {
     Dropped,
 }
 
-/// A query in flight.
+/// A query in flight. [`Service::finish`] takes from it what it has, so that the future that waits holds it once.
 pub struct Waiting {
-    deferred: Box<Deferred>,
+    deferred: Option<Box<Deferred>>,
     message: Arc<[u8]>,
-    permit: Permit,
+    permit: Option<Permit>,
 }
 
 /// Writes a SERVFAIL to a message whose handling went wrong; false if it has no header to answer.

@@ -373,11 +373,11 @@ impl Connection {
 
     fn defer(&mut self, deferred: Box<Deferred>, message: &[u8], reply: &mut Vec<u8>) {
         match self.service.enter_flight(deferred, message, reply) {
-            Flight::Entered(waiting) => {
+            Flight::Entered(mut waiting) => {
                 self.seat.set_busy();
                 let service = Arc::clone(&self.service);
                 self.pending.push(Box::pin(async move {
-                    Ready::Reply(service.finish(waiting).await)
+                    Ready::Reply(service.finish(&mut waiting).await)
                 }));
             }
             Flight::Refused => self.queue(reply),

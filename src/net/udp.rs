@@ -218,11 +218,14 @@ impl Worker {
         {
             Flight::Entered(waiting) => {
                 let path = self.batch.return_path(index);
-                let (service, socket) = (Arc::clone(&self.service), Arc::clone(&self.socket));
-                let unsent = Arc::clone(&self.unsent);
-                self.service.spawn(async move {
-                    send_later(&service, waiting, &socket, &unsent, path).await;
-                });
+                let reply = Later {
+                    service: Arc::clone(&self.service),
+                    socket: Arc::clone(&self.socket),
+                    unsent: Arc::clone(&self.unsent),
+                    waiting,
+                    path,
+                };
+                self.service.spawn(reply.send());
             }
             Flight::Refused => self.batch.reply(index, &self.reply),
             Flight::Dropped => {}
@@ -246,33 +249,49 @@ impl Worker {
     }
 }
 
-async fn send_later(
-    service: &Arc<Service>,
+/// A reply that is waited for.
+struct Later {
+    service: Arc<Service>,
+    socket: Arc<UdpSocket>,
+    unsent: Arc<Unsent>,
     waiting: Waiting,
-    socket: &Arc<UdpSocket>,
-    unsent: &Arc<Unsent>,
     path: ReturnPath,
-) {
-    let Some(reply) = service.finish(waiting).await else {
-        return;
-    };
-    // What has more than one message goes over TCP only, so nothing follows.
-    let reply = &reply.message;
-    let mut sent = path.send(socket, reply);
-    if let (Err(error), Some(counter)) = (&sent, &*service.shed.load()) {
-        if unsent::is_out_of_room(error) {
-            unsent.hold(path, reply, service, socket, counter);
-        } else {
-            counter.inc();
+}
+
+impl Later {
+    /// Sends it when it is ready. No `async fn`: that would hold it twice, and thousands may wait.
+    #[expect(clippy::manual_async_fn, reason = "see above")]
+    fn send(mut self) -> impl Future<Output = ()> + Send {
+        async move {
+            // What has more than one message goes over TCP only, so nothing follows.
+            let Some(reply) = self.service.finish(&mut self.waiting).await else {
+                return;
+            };
+            if !self.try_send(&reply.message) {
+                tokio::time::sleep(SEND_AGAIN).await;
+                if self.path.send(&self.socket, &reply.message).is_err() {
+                    self.service.metrics.send_failures.inc();
+                }
+            }
         }
-        return;
     }
-    if sent.is_err() {
-        tokio::time::sleep(SEND_AGAIN).await;
-        sent = path.send(socket, reply);
-    }
-    if sent.is_err() {
-        service.metrics.send_failures.inc();
+
+    /// False means: try once more.
+    fn try_send(&self, reply: &[u8]) -> bool {
+        let Err(error) = self.path.send(&self.socket, reply) else {
+            return true;
+        };
+        let shed = self.service.shed.load();
+        let Some(lost) = &*shed else {
+            return false;
+        };
+        if unsent::is_out_of_room(&error) {
+            self.unsent
+                .hold(self.path, reply, &self.service, &self.socket, lost);
+        } else {
+            lost.inc();
+        }
+        true
     }
 }
 

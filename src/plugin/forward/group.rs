@@ -121,36 +121,46 @@ impl Group {
         &self.members
     }
 
-    /// Asks, or waits for the reply to an identical question that is out already.
-    pub(super) async fn ask(self: Arc<Self>, request: Request) -> Verdict {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let reply = match self.flights.join(request.key(), Instant::now()) {
-                Join::Lead(flight) => {
-                    let (verdict, in_vain) = match Way::of(&self, &request, deadline).await {
-                        Ok(verdict) => (verdict, false),
-                        Err(trouble) => {
-                            let was_sent = trouble.as_ref().is_some_and(|trouble| !trouble.spent);
-                            (failed(trouble), was_sent)
-                        }
-                    };
-                    flight.land(&verdict, in_vain);
-                    return verdict;
+    /// Asks, or waits for the reply to an identical question that is out already. Keeps `meanwhile` until then. No
+    /// `async fn`: that would hold twice what it is given, and thousands may wait.
+    #[expect(clippy::manual_async_fn, reason = "see above")]
+    pub(super) fn ask<T: Send>(
+        self: Arc<Self>,
+        request: Request,
+        meanwhile: T,
+    ) -> impl Future<Output = Verdict> + Send {
+        async move {
+            let _meanwhile = &meanwhile;
+            let deadline = Instant::now() + PATIENCE;
+            loop {
+                let reply = match self.flights.join(request.key(), Instant::now()) {
+                    Join::Lead(flight) => {
+                        let (verdict, in_vain) = match Way::of(&self, &request, deadline).await {
+                            Ok(verdict) => (verdict, false),
+                            Err(trouble) => {
+                                let was_sent =
+                                    trouble.as_ref().is_some_and(|trouble| !trouble.spent);
+                                (failed(trouble), was_sent)
+                            }
+                        };
+                        flight.land(&verdict, in_vain);
+                        return verdict;
+                    }
+                    Join::Failed(failure) => {
+                        self.metrics.remembered.inc();
+                        return Verdict::Fail(failure);
+                    }
+                    Join::Follow(reply) => reply,
+                    Join::Full => return refused("too many queries wait for upstreams"),
+                };
+                match timeout_at(deadline.into(), reply).await {
+                    Ok(Ok(verdict)) => {
+                        self.metrics.shared.inc();
+                        return verdict;
+                    }
+                    Ok(Err(_given_up)) => {}
+                    Err(_) => return failed(Some(Trouble::late("forward: i/o timeout".into()))),
                 }
-                Join::Failed(failure) => {
-                    self.metrics.remembered.inc();
-                    return Verdict::Fail(failure);
-                }
-                Join::Follow(reply) => reply,
-                Join::Full => return refused("too many queries wait for upstreams"),
-            };
-            match timeout_at(deadline.into(), reply).await {
-                Ok(Ok(verdict)) => {
-                    self.metrics.shared.inc();
-                    return verdict;
-                }
-                Ok(Err(_given_up)) => {}
-                Err(_) => return failed(Some(Trouble::late("forward: i/o timeout".into()))),
             }
         }
     }

@@ -291,11 +291,7 @@ impl Plugin for Forward {
             Request::forwarded
         };
         let request = request(exchange.query, over_tcp, exchange.state.is_whole());
-        let reply = Arc::clone(&self.group).ask(request);
-        Step::Defer(Box::pin(async move {
-            let _running = running;
-            reply.await
-        }))
+        Step::Defer(Box::pin(Arc::clone(&self.group).ask(request, running)))
     }
 }
 

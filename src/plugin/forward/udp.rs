@@ -465,7 +465,9 @@ impl Ticket {
         }
         match sent {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                match timeout_at(until.into(), socket.udp.send(&message)).await {
+                // It is rare, so those that wait for their replies need no place for it.
+                let room = Box::pin(timeout_at(until.into(), socket.udp.send(&message)));
+                match room.await {
                     Ok(sent) => sent.map(drop).map_err(|error| trouble(&error)),
                     Err(_) => Err(self.late()),
                 }

@@ -84,16 +84,17 @@ impl Upstream {
         let transport = &self.transport;
         let (udp, tcp) = match &self.link {
             Link::Plain { udp, tcp } => (udp, tcp),
-            Link::Tls(streams) => return self.over(streams, request, deadline).await,
+            // In boxes: connections take far more room than a query over UDP, of which thousands may wait.
+            Link::Tls(streams) => return Box::pin(self.over(streams, request, deadline)).await,
             Link::Https(doh) => {
                 let start = Instant::now();
-                let reply = doh.exchange(request, deadline).await?;
+                let reply = Box::pin(doh.exchange(request, deadline)).await?;
                 self.replied(&reply, start);
                 return Ok(reply);
             }
         };
         if transport.force_tcp || request.over_tcp && !transport.prefer_udp {
-            return self.over(tcp, request, deadline).await;
+            return Box::pin(self.over(tcp, request, deadline)).await;
         }
         let start = Instant::now();
         let until = deadline.min(start + transport.read_timeout);
@@ -103,7 +104,7 @@ impl Upstream {
         if !reply.truncated || !is_wanted_whole || !self.may_send(Instant::now()) {
             return Ok(reply);
         }
-        match self.over(tcp, request, deadline).await {
+        match Box::pin(self.over(tcp, request, deadline)).await {
             // A client over UDP can make something of TC: ask again over TCP, perhaps with more luck.
             Err(_) if !request.over_tcp && !request.whole => Ok(reply),
             result => result,
