@@ -60,15 +60,15 @@ pub fn all(plan: &Plan) -> Result<Vec<Figure>, String> {
     let mut running = Servers { peers: Vec::new() };
     let mut figures = Vec::new();
     for (at, path) in plan.paths.iter().enumerate() {
-        let contestants: Vec<Contestant> = path
-            .contestants
-            .iter()
-            .filter(|one| plan.file_of(one.program).is_some())
-            .copied()
-            .collect();
         running.keep_those_of(&plan.paths[at..]);
-        for one in &contestants {
-            running.start(one, plan, &world)?;
+        let mut contestants = Vec::new();
+        let wanted = path.contestants.iter();
+        for one in wanted.filter(|one| plan.file_of(one.program).is_some()) {
+            // Half an hour must not be lost to one that does not start.
+            match running.start(one, plan, &world) {
+                Ok(()) => contestants.push(*one),
+                Err(error) => println!("{} is left out of {}: {error}", one.name(), path.key),
+            }
         }
         println!("{}: {}", path.key, path.title);
         let of_path = measure(path, &contestants, plan, &world, &running)?;
