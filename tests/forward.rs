@@ -1089,3 +1089,23 @@ async fn an_upstream_that_is_down_is_no_second_choice() {
     assert_eq!(reply.number(), 1);
     assert_eq!(hedges(&bed)[..2], before[..2], "there was nobody to ask");
 }
+
+#[tokio::test]
+async fn an_upstream_that_never_replied_is_hedged_by_what_others_take() {
+    let (upstreams, bed) = three("hedge\npolicy sequential\nread_timeout 500ms\nmax_fails 0").await;
+    upstreams[0].set_silent(true);
+    // Where replies are late for other reasons, these queries have second tries of their own.
+    for round in 0..20 {
+        let names: Vec<_> = (0..60)
+            .map(|turn| format!("ok-{round}-{turn}.fault.test"))
+            .collect();
+        futures_util::future::join_all(names.iter().map(|name| bed.ask(name))).await;
+        let won = hedges(&bed)[0];
+        let reply = bed.ask(&format!("ok-again-{round}.fault.test")).await;
+        if hedges(&bed)[0] > won {
+            assert_eq!(reply.number(), 2);
+            return;
+        }
+    }
+    panic!("there was never a hedge");
+}

@@ -41,6 +41,8 @@ struct Shared {
     rcode: AtomicU16,
     /// Each so many queries get SERVFAIL; 0 for none.
     failing: AtomicU16,
+    /// Each so many packets are lost; 0 for none.
+    lossy: AtomicU16,
     /// Names that begin with `gate` wait for a permit.
     gate: Semaphore,
 }
@@ -96,6 +98,7 @@ impl Upstream {
             silent: AtomicBool::new(false),
             rcode: AtomicU16::new(0),
             failing: AtomicU16::new(0),
+            lossy: AtomicU16::new(0),
             gate: Semaphore::new(0),
         });
         let tasks = vec![
@@ -120,6 +123,11 @@ impl Upstream {
     /// SERVFAIL to one of so many queries.
     pub fn set_failing(&self, one_of: u16) {
         self.shared.failing.store(one_of, Ordering::Relaxed);
+    }
+
+    /// One of so many packets is lost, queries and probes alike.
+    pub fn set_lossy(&self, one_of: u16) {
+        self.shared.lossy.store(one_of, Ordering::Relaxed);
     }
 
     /// Lets so many gated queries go.
@@ -224,7 +232,9 @@ impl Shared {
             });
             seen.len()
         };
-        if self.silent.load(Ordering::Relaxed) {
+        let lossy = usize::from(self.lossy.load(Ordering::Relaxed));
+        let is_lost = lossy != 0 && count.is_multiple_of(lossy);
+        if is_lost || self.silent.load(Ordering::Relaxed) {
             return Vec::new();
         }
         let name = name_of(message).to_ascii_lowercase();

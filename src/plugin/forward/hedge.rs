@@ -90,7 +90,7 @@ impl Slowness {
         self.time.store(time, Ordering::Relaxed);
     }
 
-    fn time(&self) -> Option<Duration> {
+    pub(super) fn time(&self) -> Option<Duration> {
         match self.time.load(Ordering::Relaxed) {
             0 => None,
             time => Some(Duration::from_nanos(time).max(WAIT_MIN)),
@@ -140,6 +140,8 @@ pub(super) struct Race<'g> {
     pub(super) metrics: &'g ForwardMetrics,
     pub(super) request: &'g Request,
     pub(super) deadline: Instant,
+    /// How long the first upstream is waited for; none if nobody knows what is usual.
+    pub(super) wait: Option<Duration>,
     /// Failures make an upstream doubtful.
     pub(super) may_doubt: bool,
 }
@@ -154,7 +156,7 @@ impl<'g> Race<'g> {
         is_good: impl Fn(&Reply) -> bool,
     ) -> (Outcome<'g>, Option<Outcome<'g>>) {
         let mut first = Attempt::start(first, self.request, self.deadline);
-        let Some(wait) = first.member.slowness.time() else {
+        let Some(wait) = self.wait else {
             return (first.finish().await, None);
         };
         if let Ok(result) = timeout(wait, &mut first.result).await {

@@ -187,6 +187,7 @@ impl<'g> Way<'g> {
             metrics: &group.metrics,
             request,
             deadline,
+            wait: self.usual_time(first),
             may_doubt: group.stanza.max_fails != 0,
         };
         let is_good = |reply: &Reply| {
@@ -195,6 +196,17 @@ impl<'g> Way<'g> {
                 && !(reply.truncated && request.over_tcp)
         };
         race.run(first, || self.second(), is_good).await
+    }
+
+    /// What nearly all replies of an upstream take. Of one that has never replied the others are the measure.
+    fn usual_time(&self, member: &Member) -> Option<Duration> {
+        let of_any = || {
+            self.usable
+                .iter()
+                .filter_map(|any| any.slowness.time())
+                .max()
+        };
+        member.slowness.time().or_else(of_any)
     }
 
     /// Who is asked as well: somebody who will probably reply, and was not asked in this round.
