@@ -473,3 +473,20 @@ async fn no_fault_costs_more_packets_with_a_hedge() {
     };
     assert!(of("won") + of("lost") > 0);
 }
+
+#[tokio::test]
+async fn a_third_of_all_packets_lost_costs_no_client_its_answer() {
+    let upstreams = [Upstream::start(1).await, Upstream::start(2).await];
+    let [a, b] = upstreams.each_ref().map(|upstream| upstream.address);
+    // Twelve in a row are lost to one of 500,000.
+    let bed = Bed::new(&format!(
+        ". {{\nforward . {a} {b} {{\nread_timeout 60ms\nmax_connect_attempts 12\n}}\n}}"
+    ));
+    for upstream in &upstreams {
+        upstream.set_lossy(3);
+    }
+    for turn in 0..60 {
+        let reply = bed.ask(&format!("ok-{turn}.fault.test")).await;
+        assert_eq!(reply.rcode(), Rcode::NOERROR);
+    }
+}
