@@ -12,7 +12,7 @@
 //!
 //! The program is linked statically with glibc, not musl. It is then the program that all tests and figures are about:
 //! the same allocator ([decision 5](../../docs/decisions/0005-allocator.md)) and the same resolver for upstreams given
-//! by name; `docs/decisions/0011-static-glibc.md` has the figures.
+//! by name; `docs/decisions/0013-static-glibc.md` has the figures.
 
 mod archive;
 mod authorities;
