@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::chain::Chain;
 use crate::chain::deferred::{Deferred, Outcome};
 use crate::chain::exchange::{Below, Exchange, State, write_question};
-use crate::wire::name::NameRef;
+use crate::wire::name::{NameBuf, NameRef};
 use crate::wire::query::Query;
 use crate::zone::Zones;
 use crate::zone::block::ServerBlock;
@@ -92,7 +92,8 @@ fn ask(
     let Ok(query) = Query::parse(&room.query) else {
         return Aside::Drop;
     };
-    let mut exchange = Exchange::new(&query, state, block, zones, &mut room.reply);
+    let qname = NameBuf::lower_of(query.qname());
+    let mut exchange = Exchange::new(&query, &qname, state, block, zones, &mut room.reply);
     match Chain::descend(&mut exchange, floor, floor) {
         Outcome::Reply => {
             let nothing = State::new(exchange.state.arrival);

@@ -7,6 +7,7 @@ use crate::chain::exchange::{Exchange, Parts, State};
 use crate::chain::plugin::{Answer, Failure, Messages, Pending, Verdict};
 use crate::wire::code::Rcode;
 use crate::wire::edns::ExtendedError;
+use crate::wire::name::NameBuf;
 use crate::wire::query::Query;
 use crate::wire::writer::PartialReply;
 
@@ -203,7 +204,8 @@ fn with_exchange(
         rest: following,
     } = parts;
     let query = Query::parse(&message).expect("it was checked before it waited");
-    let mut exchange = Exchange::new(&query, state, &block, &zones, out);
+    let qname = NameBuf::lower_of(query.qname());
+    let mut exchange = Exchange::new(&query, &qname, state, &block, &zones, out);
     exchange.depth = depth;
     exchange.rest = following;
     let outcome = go(&mut exchange);

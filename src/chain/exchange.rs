@@ -129,7 +129,7 @@ pub struct Exchange<'e> {
     pub reply: ReplyWriter<'e>,
     /// All else that is known.
     pub state: State,
-    qname: NameBuf,
+    qname: NameRef<'e>,
     block: &'e Arc<ServerBlock>,
     zones: &'e Arc<Zones>,
     pub(in crate::chain) depth: usize,
@@ -138,22 +138,10 @@ pub struct Exchange<'e> {
 }
 
 impl<'e> Exchange<'e> {
-    /// Starts one, with an empty reply in `out`.
+    /// Starts one, with an empty reply in `out`. `qname` is the query's, folded to lower case.
     pub fn new(
         query: &'e Query<'e>,
-        state: State,
-        block: &'e Arc<ServerBlock>,
-        zones: &'e Arc<Zones>,
-        out: &'e mut Vec<u8>,
-    ) -> Self {
-        let qname = NameBuf::lower_of(query.qname());
-        Self::with_qname(query, qname, state, block, zones, out)
-    }
-
-    /// The same for a QNAME that is folded to lower case already.
-    pub(crate) fn with_qname(
-        query: &'e Query<'e>,
-        qname: NameBuf,
+        qname: &'e NameBuf,
         state: State,
         block: &'e Arc<ServerBlock>,
         zones: &'e Arc<Zones>,
@@ -163,7 +151,7 @@ impl<'e> Exchange<'e> {
             query,
             reply: ReplyWriter::new(query, out),
             state,
-            qname,
+            qname: qname.as_ref(),
             block,
             zones,
             depth: 0,
@@ -172,8 +160,8 @@ impl<'e> Exchange<'e> {
     }
 
     /// QNAME in lower case, for look-ups. `query.qname()` has the client's spelling.
-    pub fn qname(&self) -> NameRef<'_> {
-        self.qname.as_ref()
+    pub fn qname(&self) -> NameRef<'e> {
+        self.qname
     }
 
     /// QTYPE.
@@ -443,8 +431,10 @@ impl Below {
         let deferred = {
             let query = Query::parse(&self.message).ok()?;
             let mut out = Vec::with_capacity(512);
-            let exchange = Exchange::new(&query, self.state, &self.block, &self.zones, &mut out);
-            match Chain::start(exchange, self.floor) {
+            let qname = NameBuf::lower_of(query.qname());
+            let (block, zones) = (&self.block, &self.zones);
+            let mut exchange = Exchange::new(&query, &qname, self.state, block, zones, &mut out);
+            match Chain::start(&mut exchange, self.floor) {
                 Outcome::Reply => return Some(out),
                 Outcome::Drop => return None,
                 Outcome::Deferred(deferred) => deferred,

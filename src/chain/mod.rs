@@ -121,8 +121,8 @@ impl Chain {
     }
 
     /// Runs the chain of the exchange's block as far as memory can take it, from the link `floor` on.
-    pub fn start(mut exchange: Exchange<'_>, floor: usize) -> Outcome {
-        Self::descend(&mut exchange, floor, floor)
+    pub fn start(exchange: &mut Exchange<'_>, floor: usize) -> Outcome {
+        Self::descend(exchange, floor, floor)
     }
 
     /// Goes down from the link `from`. The climb will end above `floor`.

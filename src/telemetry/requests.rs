@@ -7,7 +7,7 @@
 //! row (server, zone, view) -> shard of this thread -> requests[proto][family][type], responses[plugin][rcode], …
 //! ```
 //!
-//! Each thread has a shard of its own as far as there are cores, so that no two of them write to one cache line. Text
+//! Each worker and each thread of the runtime has a shard of its own, so that no two of them write to one cache line. Text
 //! is made only when somebody asks for the metrics.
 
 mod collector;
@@ -16,7 +16,7 @@ use std::array;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use prometheus::Registry;
@@ -212,28 +212,35 @@ pub struct Row {
 /// More threads than this share shards.
 const SHARDS_MAX: usize = 64;
 
+/// Shards of each row: one for the worker and one for the runtime's thread of each core.
+static SHARDS: LazyLock<usize> = LazyLock::new(|| {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (2 * cores).min(SHARDS_MAX)
+});
+
+/// Which of them this thread counts in.
+fn shard_of_thread() -> usize {
+    static THREADS: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static NUMBER: Cell<Option<usize>> = const { Cell::new(None) };
+    }
+    NUMBER.get().unwrap_or_else(|| {
+        let number = THREADS.fetch_add(1, Ordering::Relaxed) % *SHARDS;
+        NUMBER.set(Some(number));
+        number
+    })
+}
+
 impl Row {
     fn new() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
-            shards: (0..cores.min(SHARDS_MAX))
-                .map(|_| OnceLock::new())
-                .collect(),
+            shards: (0..*SHARDS).map(|_| OnceLock::new()).collect(),
         }
     }
 
     /// Counts one query. Takes no lock; allocates only when a thread meets this row for the first time.
     pub fn count(&self, sample: &Sample) {
-        thread_local! {
-            static NUMBER: Cell<Option<usize>> = const { Cell::new(None) };
-        }
-        static THREADS: AtomicUsize = AtomicUsize::new(0);
-        let number = NUMBER.get().unwrap_or_else(|| {
-            let number = THREADS.fetch_add(1, Ordering::Relaxed);
-            NUMBER.set(Some(number));
-            number
-        });
-        self.shards[number % self.shards.len()]
+        self.shards[shard_of_thread()]
             .get_or_init(|| Box::new(Shard::new()))
             .count(sample);
     }

@@ -118,10 +118,15 @@ impl<'a> NameRef<'a> {
     /// Octets of this name that stand left of `zone`, if it is at or below it.
     pub fn prefix_len(self, zone: NameRef<'_>) -> Option<usize> {
         let split = self.0.len().checked_sub(zone.0.len())?;
-        if !self.0[split..].eq_ignore_ascii_case(zone.0) {
+        let tail = &self.0[split..];
+        // Mostly both are in lower case, and octets compare faster than letters.
+        if tail != zone.0 && !tail.eq_ignore_ascii_case(zone.0) {
             return None;
         }
-        // The octets match; they are a suffix of labels only if the split is between two labels.
+        // The octets match; they are a suffix of labels only if the split is between two labels, as the root's always is.
+        if zone.is_root() {
+            return Some(split);
+        }
         let mut at = 0;
         while at < split {
             at += 1 + usize::from(self.0[at]);

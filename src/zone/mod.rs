@@ -119,10 +119,8 @@ impl Zones {
         if block.chain.is_empty() {
             return self.refuse(&query, arrival, out, Rcode::REFUSED, None);
         }
-        Chain::start(
-            Exchange::with_qname(&query, qname, State::new(arrival), block, self, out),
-            0,
-        )
+        let mut exchange = Exchange::new(&query, &qname, State::new(arrival), block, self, out);
+        Chain::start(&mut exchange, 0)
     }
 
     /// A reply that no plugin wrote.

@@ -8,6 +8,7 @@ use super::*;
 use crate::plugin::testing::bench::{Ask, Bench, Link, Reply, Upstream, runtime};
 use crate::plugin::testing::faults;
 use crate::server::process::Process;
+use crate::wire::name::NameBuf;
 use crate::wire::writer::SoaTimes;
 
 /// Elements as a Pod of the namespace `shop` has them.
@@ -147,7 +148,8 @@ fn later(message: &[u8], has: Has) -> Verdict {
     let zones = crate::plugin::testing::zones(".", Vec::new());
     let block = zones.blocks().next().expect("one").clone();
     let state = State::new(crate::plugin::testing::arrival());
-    let mut exchange = Exchange::new(&query, state, &block, &zones, &mut out);
+    let qname = NameBuf::lower_of(query.qname());
+    let mut exchange = Exchange::new(&query, &qname, state, &block, &zones, &mut out);
     answer(&mut exchange, has);
     exchange.reply.finish(&query, MESSAGE_MAX, None);
     Verdict::Reply(Answer {

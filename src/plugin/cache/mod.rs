@@ -180,7 +180,13 @@ impl Plugin for Cache {
         if !is_within(exchange.qname(), &shelf.config.zones) {
             return After::Done;
         }
-        let now = Instant::now().max(exchange.arrival().received);
+        let received = exchange.arrival().received;
+        // What is not kept has no need of the time, and reading the clock costs as much as a look-up.
+        let now = if exchange.state.do_not_store {
+            received
+        } else {
+            Instant::now().max(received)
+        };
         let refreshed = match shelf.survey_reply(exchange) {
             None => false,
             Some(survey) => {

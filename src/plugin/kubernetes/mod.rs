@@ -43,7 +43,7 @@ use crate::plugin::kubernetes::name::{Grammar, Place};
 use crate::plugin::service::{self, ServicePlace, dashed};
 use crate::wire::code::{Rcode, RecordType};
 use crate::wire::edns::ExtendedError;
-use crate::wire::name::{Name, NameBuf, NameRef};
+use crate::wire::name::{Name, NameRef};
 
 /// What is known about `kubernetes`.
 pub static SPEC: Spec = Spec {
@@ -132,8 +132,7 @@ impl Plugin for Kubernetes {
     }
 
     fn query(&self, exchange: &mut Exchange<'_>) -> Step {
-        let name = NameBuf::copy_of(exchange.qname());
-        let Some(asked) = self.asked(name.as_ref(), exchange.qtype()) else {
+        let Some(asked) = self.asked(exchange.qname(), exchange.qtype()) else {
             return Step::Next;
         };
         if matches!(asked.qtype, RecordType::AXFR | RecordType::IXFR) {
@@ -153,11 +152,10 @@ impl Plugin for Kubernetes {
 
     fn owns(&self, exchange: &Exchange<'_>) -> bool {
         let name = exchange.qname();
-        self.asked(name, exchange.qtype())
-            .is_some_and(|asked| match self.find(&asked) {
-                Finding::NameError => !self.falls_through(name),
-                _ => true,
-            })
+        self.asked(name, exchange.qtype()).is_some_and(|asked| {
+            // Where nothing falls through, what is not there is denied here: no need to look it up twice.
+            !self.falls_through(name) || !matches!(self.find(&asked), Finding::NameError)
+        })
     }
 
     fn may_own(&self) -> bool {
@@ -192,14 +190,7 @@ impl Kubernetes {
     }
 
     fn asked<'q>(&self, name: NameRef<'q>, qtype: RecordType) -> Option<Asked<'q>> {
-        let in_zone = |zone: &Name| {
-            // Both are in lower case: compare the octets first, count labels only where they match.
-            let zone = zone.as_ref();
-            name.as_wire()
-                .ends_with(zone.as_wire())
-                .then(|| name.prefix_len(zone))
-                .flatten()
-        };
+        let in_zone = |zone: &Name| name.prefix_len(zone.as_ref());
         let split = self.zones.iter().find_map(in_zone)?;
         Some(Asked {
             name,
@@ -284,11 +275,9 @@ impl Kubernetes {
 
     /// Whether names of the zone are those of what other clusters export.
     fn is_imported(&self, asked: &Asked<'_>) -> bool {
-        let zone = &asked.name.as_wire()[asked.split..];
         let is_in = |origin: &Name| {
-            let origin = origin.as_ref();
-            // The zone is in lower case, and so are these.
-            zone.ends_with(origin.as_wire()) && asked.name.prefix_len(origin).is_some()
+            let prefix = asked.name.prefix_len(origin.as_ref());
+            prefix.is_some_and(|prefix| prefix >= asked.split)
         };
         self.multicluster.iter().any(is_in)
     }

@@ -20,6 +20,7 @@ use crate::cluster::objects::{
 use crate::cluster::{Cluster, Feed, Keep, ObjectSink};
 use crate::plugin::testing::bench::{Ask, Bench, Link, Reply};
 use crate::wire::MESSAGE_MAX;
+use crate::wire::name::NameBuf;
 use crate::wire::query::Query;
 use crate::wire::writer::{Owner, ReplyWriter};
 
