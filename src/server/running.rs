@@ -72,12 +72,13 @@ impl Server {
             open,
             http,
         };
+        // What comes from here on is queued until the workers run; who has an answer finds us ready.
+        server.process.readiness.open();
         for open in server.open.values_mut() {
             open.listener
                 .start()
                 .map_err(|error| BuildError(format!("cannot start a worker: {error}")))?;
         }
-        server.process.readiness.open();
         server.begin();
         Ok(server)
     }
