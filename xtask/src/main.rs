@@ -38,6 +38,7 @@ usage: cargo xtask COMMAND
   bench [speed]      CPU, throughput, latency beside the bare socket and other servers (`bench speed --help`)
   bench report       tables and plots of the documentation, from the results of `bench speed`
   bench fairness     losses and times of many clients beside one in a loop (`… fairness --help`)
+  bench instructions instructions of an answer, against the baseline (`… instructions --help`)
   bench memory       memory, time to ready and recovery at 1,000 to 100,000 Services (`… memory --help`)
   bench propagation  from a write at the API server to the right answer (`… propagation --help`)
   echo PORT          answers everything with one address: the bare socket, and an upstream

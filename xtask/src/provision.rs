@@ -43,6 +43,14 @@ pub fn container_tools() -> Result<(), String> {
     install(missing)
 }
 
+/// What counts instructions is there.
+pub fn valgrind() -> Result<(), String> {
+    if find("valgrind").is_none() {
+        install(vec!["valgrind"])?;
+    }
+    Ok(())
+}
+
 /// Installs Debian packages where that may be done.
 fn install(mut packages: Vec<&str>) -> Result<(), String> {
     packages.dedup();

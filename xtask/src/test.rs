@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::bench::args::Args;
+use crate::bench::instructions;
 use crate::command::{cargo, run as command};
 use crate::steps::{Done, Steps};
 use crate::{control_plane, fuzz, helm, image, paths, provision, vectors};
@@ -44,6 +46,14 @@ fn all(steps: &mut Steps) {
     });
     steps.step("image", image::check::is_small_and_the_same_twice);
     steps.step("image, in a container", image::check::serves_in_a_container);
+    steps.step("instructions", || {
+        if !instructions::is_comparable() {
+            return Ok(Done::Skipped(
+                "the baseline is of another architecture".into(),
+            ));
+        }
+        passed(instructions::run(&Args::default()))
+    });
     steps.step("fuzz", || passed(fuzz::run_all(FUZZ_SECONDS)));
     steps.step("hostile inputs", || with_vectors(vectors::hostile));
     steps.step("conformance, cluster from object files", || {

@@ -2,7 +2,8 @@
 
 use std::str::FromStr;
 
-/// What was said, checked against the flags that there are.
+/// What was said, checked against the flags that there are. The default: nothing.
+#[derive(Default)]
 pub struct Args(Vec<(String, String)>);
 
 impl Args {

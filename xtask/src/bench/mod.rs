@@ -1,6 +1,7 @@
 //! `bench`, `bench speed`: what a query costs, beside other servers. `bench memory|propagation`: what the server costs
 //! beside a real API server. `bench fairness|blackhole`: who gets what under a flood.
 //! `bench failover`: what clients notice of upstreams that fail.
+//! `bench instructions`: what an answer costs, in a number that repeats.
 //!
 //! ```text
 //! objects.rs --> etcd.rs --> etcd --> kube-apiserver --watch--> the server, one core or more
@@ -13,6 +14,7 @@
 
 mod api;
 pub mod args;
+mod baseline;
 mod bed;
 mod blackhole;
 mod dns;
@@ -20,6 +22,7 @@ mod etcd;
 mod failing;
 mod failover;
 mod fairness;
+pub mod instructions;
 mod memory;
 mod objects;
 mod pinned;
@@ -49,10 +52,14 @@ pub fn run(words: &[&str]) -> Result<(), String> {
         ["propagation", rest @ ..] => {
             return propagation::run(&Args::parse(rest, propagation::FLAGS)?);
         }
+        ["instructions", "--help" | "-h"] => println!("{}", instructions::HELP),
+        ["instructions", rest @ ..] => {
+            return instructions::run(&Args::parse(rest, instructions::FLAGS)?);
+        }
         _ => {
             return Err(
-                "`bench blackhole`, `bench failover`, `bench fairness`, `bench memory`, `bench propagation`, `bench report` \
-                 and `bench speed` are there; see `help`"
+                "`bench blackhole`, `bench failover`, `bench fairness`, `bench instructions`, `bench memory`, \
+                 `bench propagation`, `bench report` and `bench speed` are there; see `help`"
                     .into(),
             );
         }
