@@ -10,7 +10,9 @@
     reason = "each test binary uses a part of it"
 )]
 
-use std::net::TcpListener;
+#[path = "free_port.rs"]
+mod port;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
@@ -20,6 +22,8 @@ use http::{Method, Request};
 use kube::{Client, Config};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
+
+pub(crate) use port::free_port;
 
 /// An API server takes 5 to 8 s on a quiet machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -401,15 +405,6 @@ fn etcd_command(wrapper: &[String], programs: &Path, folder: &Path, port: u16) -
         "--log-level=warn".to_owned(),
     ];
     wrapper.iter().cloned().chain(own).collect()
-}
-
-/// A port that nobody has just now.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
 }
 
 /// Where objects of this kind are created.

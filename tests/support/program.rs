@@ -1,8 +1,11 @@
 //! The real program on a free port of loopback, and a client for it.
 
+#[path = "free_port.rs"]
+mod port;
+
 use std::fs::File;
 use std::io::Read;
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -10,6 +13,8 @@ use std::time::{Duration, Instant};
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RecordType};
 use tempfile::TempDir;
+
+pub(crate) use port::free_port;
 
 /// How long anything may take that is not wrong.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -201,17 +206,6 @@ pub(crate) fn wait_until(what: &str, holds: impl Fn() -> bool) {
 #[expect(clippy::disallowed_methods, reason = "nobody else runs on this thread")]
 fn pause() {
     std::thread::sleep(Duration::from_millis(20));
-}
-
-/// A port that is free for UDP and TCP now.
-pub(crate) fn free_port() -> u16 {
-    loop {
-        let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has ports");
-        let port = tcp.local_addr().expect("it is bound").port();
-        if UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 fn write_corefile(folder: &Path, text: &str, port: u16) -> PathBuf {

@@ -1,0 +1,26 @@
+//! Ports for servers that take a number, not a socket.
+
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Below the range that the system takes the ports of clients from: one of those would be in use again before the server
+/// has started.
+const FIRST: u16 = 10_000;
+const COUNT: u16 = 20_000;
+
+/// A port on loopback that is free for UDP and TCP now. No other test of this program gets it.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    // Other programs begin elsewhere.
+    let start = now.map_or(0, |now| now.subsec_micros() % u32::from(COUNT)) as u16;
+    let _ = NEXT.compare_exchange(0, start.max(1), Ordering::Relaxed, Ordering::Relaxed);
+    loop {
+        let port = FIRST + NEXT.fetch_add(1, Ordering::Relaxed) % COUNT;
+        let address = (Ipv4Addr::LOCALHOST, port);
+        if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
+            return port;
+        }
+    }
+}
