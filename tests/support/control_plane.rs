@@ -10,6 +10,7 @@
     reason = "each test binary uses a part of it"
 )]
 
+#[allow(clippy::duplicate_mod, reason = "a test may have both of its users")]
 #[path = "free_port.rs"]
 mod port;
 

@@ -1,5 +1,6 @@
 //! The real program on a free port of loopback, and a client for it.
 
+#[allow(clippy::duplicate_mod, reason = "a test may have both of its users")]
 #[path = "free_port.rs"]
 mod port;
 
