@@ -17,7 +17,7 @@
 )]
 
 use std::io;
-use std::net::{SocketAddr, TcpStream as StdStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream as StdStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 
-use crate::control_plane::{ADMIN, ControlPlane};
+use crate::control_plane::{ADMIN, ControlPlane, free_port};
 
 /// One request.
 #[derive(Clone, Debug)]
@@ -184,7 +184,8 @@ pub struct FaultProxy {
 impl FaultProxy {
     /// Before this API server; passes all on.
     pub fn start(plane: &ControlPlane) -> Self {
-        Self::start_at(plane, "127.0.0.1:0".parse().unwrap())
+        // Closed and opened again it must find its port free.
+        Self::start_at(plane, (Ipv4Addr::LOCALHOST, free_port()).into())
     }
 
     /// The same at an address of one's own.
