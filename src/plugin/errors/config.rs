@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use regex::Regex;
 
@@ -11,6 +11,7 @@ use crate::corefile::args::{Args, GoDuration, unknown_option};
 use crate::corefile::diagnostic::Diagnostic;
 use crate::corefile::tree::{Directive, Word};
 use crate::plugin::errors::consolidate::Pattern;
+use crate::plugin::errors::limit::Limit;
 use crate::plugin::errors::{Errors, SPEC};
 use crate::plugin::{BuildError, Config, Context, OptionSpec};
 use crate::server::assembly::Assembly;
@@ -218,6 +219,10 @@ impl Config for ErrorsConfig {
                 .tasks
                 .spawn_on(async move { pattern.summarize().await }, runtime);
         }
-        Ok(vec![Arc::new(Errors { patterns })])
+        Ok(vec![Arc::new(Errors {
+            patterns,
+            limit: Limit::new(Instant::now()),
+            counter: assembly.process.metrics.families(),
+        })])
     }
 }

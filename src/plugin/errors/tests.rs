@@ -49,6 +49,24 @@ fn a_name_cannot_forge_a_line() {
     assert_eq!(text, "[ERROR] plugin/errors: 2 a\\010b.org. A: x\n");
 }
 
+#[test]
+fn every_error_of_a_storm_is_logged_or_counted() {
+    let mut bed = Bed::new();
+    let zones = bed.chain(&SPEC, "errors", Below::Error(TIMEOUT));
+    let text = captured(|| {
+        for _ in 0..3000 {
+            ask(&zones, "a.org", RecordType::A);
+        }
+    });
+    let logged = text.matches(TIMEOUT).count();
+    let metrics = bed.metrics();
+    let counted = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("fingerpost_errors_not_logged_total "));
+    assert!(logged >= 1000);
+    assert_eq!(counted, Some(&*(3000 - logged).to_string()));
+}
+
 /// What is logged for `errors` errors, then at the end of the period (virtual time), then after the stop.
 fn consolidated(option: &str, errors: usize) -> [String; 3] {
     let mut bed = Bed::new();
