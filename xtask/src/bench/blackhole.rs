@@ -43,6 +43,7 @@ pub fn run(args: &Args) -> Result<(), String> {
     println!("{}", machine());
     let stream = |name: &str, first, count: u32, rate: f64, asked: &str, is_read| {
         Ok::<_, String>(Stream {
+            server: None,
             name: name.into(),
             addresses: addresses(first, count),
             rate: rate / f64::from(count),

@@ -202,6 +202,7 @@ impl Bench {
             duration: self.duration,
             patience: Duration::from_secs(6),
             streams: vec![Stream {
+                server: None,
                 name: "clients".into(),
                 addresses: addresses(Ipv4Addr::new(127, 0, 1, 1), self.clients),
                 rate: self.rate,

@@ -4,12 +4,14 @@
 //! core 0: the server    core 1: the generator
 //!         saturation:    64 clients, as fast as they can; what the server answers in a second
 //!         unloaded:      200 clients at 20/s
+//!         elsewhere:     the same 200, and the flood of the next run at a socket that nobody reads: what of the
+//!                        others' time is the generator's own
 //!         flooded:       the same 200, and one client at N times the saturation
 //!         blackholed:    the same 200, and unique names that an upstream never answers
 //!         forged:        the same 200, and N times the saturation from ten thousand addresses
 //! ```
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
 use crate::bench::args::Args;
@@ -68,7 +70,15 @@ pub fn run(args: &Args) -> Result<(), String> {
     ]);
     let calm = bench.beside(None)?;
     table.row(bench.row("unloaded", &calm));
+    let unread = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|error| error.to_string())?;
+    let nobody = unread.local_addr().map_err(|error| error.to_string())?;
     for times in args.list("--times", &[2.0])? {
+        let flood = Stream {
+            server: Some(nobody),
+            ..bench.flood(1, saturation * times, CLUSTER)?
+        };
+        let outcomes = bench.beside(Some(flood))?;
+        table.row(bench.row(&format!("{times} x saturation, elsewhere"), &outcomes));
         let flood = bench.flood(1, saturation * times, CLUSTER)?;
         let outcomes = bench.beside(Some(flood))?;
         table.row(bench.row(&format!("one client at {times} x saturation"), &outcomes));
@@ -97,6 +107,7 @@ impl Bench {
             duration: Duration::from_secs(3),
             patience: Duration::from_millis(500),
             streams: vec![Stream {
+                server: None,
                 name: "saturation".into(),
                 addresses: addresses(Ipv4Addr::new(127, 0, 3, 1), 64),
                 rate: 1e6 / 64.0,
@@ -116,6 +127,7 @@ impl Bench {
     /// From so many addresses, all together at this rate.
     fn flood(&self, clients: u32, rate: f64, name: &str) -> Result<Stream, String> {
         Ok(Stream {
+            server: None,
             name: "flood".into(),
             addresses: addresses(Ipv4Addr::new(127, 1, 0, 1), clients),
             rate: rate / f64::from(clients),
@@ -128,6 +140,7 @@ impl Bench {
     /// The clients that ask now and then, with or without company.
     fn beside(&self, flood: Option<Stream>) -> Result<Vec<Outcome>, String> {
         let mut streams = vec![Stream {
+            server: None,
             name: "clients".into(),
             addresses: addresses(Ipv4Addr::new(127, 0, 1, 1), self.clients),
             rate: self.rate,

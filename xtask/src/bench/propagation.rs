@@ -87,7 +87,7 @@ pub fn run(args: &Args) -> Result<(), String> {
         let samples = run.write_for(Duration::from_secs(seconds))?;
         seen.stop.store(true, Ordering::Relaxed);
         rows(&mut table, &subject.name, samples);
-        disturb(&mut table, &subject.name, &server, probe)?;
+        disturb(&mut table, &subject.name, &server, &bed.api, probe)?;
         drop(server);
         // The watches end with the next event at the latest; nobody waits for them.
         drop(watches);
@@ -322,7 +322,13 @@ fn clean(mut object: Value) -> Value {
 }
 
 /// Questions about what does not change, while nothing happens and while the whole cluster is listed anew.
-fn disturb(table: &mut Table, name: &str, server: &Server, rate: u32) -> Result<(), String> {
+fn disturb(
+    table: &mut Table,
+    name: &str,
+    server: &Server,
+    api: &Api,
+    rate: u32,
+) -> Result<(), String> {
     let time = Duration::from_secs(5);
     let mut row = |what: &str, mut times: Vec<Duration>, all: usize| {
         let [half, most, max] = quantiles(&mut times);
@@ -339,33 +345,56 @@ fn disturb(table: &mut Table, name: &str, server: &Server, rate: u32) -> Result<
     };
     let (times, all) = probe(server.port, rate, time)?;
     row("UDP, undisturbed", times, all);
+    let (times, all) = while_repeating(|| list_all(api), || probe(server.port, rate, time))?;
+    row("UDP, while another lists", times, all);
     let text = std::fs::read_to_string(&server.corefile).map_err(|error| error.to_string())?;
+    let mut round = 0;
+    let reload = || {
+        // Another set of labels is another watch: nothing of the old one can be kept.
+        round += 1;
+        let other = format!("labels bench-round!={round}\n       ttl 30");
+        let changed = text.replace("ttl 30", &other);
+        std::fs::write(&server.corefile, changed).map_err(|error| error.to_string())?;
+        crate::command::run(
+            std::process::Command::new("kill").args(["-USR1", &server.id().to_string()]),
+        )
+    };
+    let (times, all) = while_repeating(reload, || probe(server.port, rate, time))?;
+    row("UDP, while it lists", times, all);
+    Ok(())
+}
+
+/// What the API server's own work costs whoever shares the cores with it: all that a cluster DNS server lists.
+fn list_all(api: &Api) -> Result<(), String> {
+    for resource in [
+        "/api/v1/services",
+        "/apis/discovery.k8s.io/v1/endpointslices",
+    ] {
+        api.connect()?
+            .request("GET", &format!("{resource}?resourceVersion=0"), None)?;
+    }
+    Ok(())
+}
+
+/// Does `what` once a second for as long as `until` takes.
+fn while_repeating<T>(
+    mut what: impl FnMut() -> Result<(), String> + Send,
+    until: impl FnOnce() -> Result<T, String>,
+) -> Result<T, String> {
     let stop = AtomicBool::new(false);
-    let (times, all) = std::thread::scope(|scope| {
-        let reload = || -> Result<(), String> {
-            for round in 0.. {
-                if stop.load(Ordering::Relaxed) {
-                    break;
-                }
-                // Another set of labels is another watch: nothing of the old one can be kept.
-                let other = format!("labels bench-round!={round}\n       ttl 30");
-                let changed = text.replace("ttl 30", &other);
-                std::fs::write(&server.corefile, changed).map_err(|error| error.to_string())?;
-                crate::command::run(
-                    std::process::Command::new("kill").args(["-USR1", &server.id().to_string()]),
-                )?;
+    std::thread::scope(|scope| {
+        let repeating = scope.spawn(|| -> Result<(), String> {
+            while !stop.load(Ordering::Relaxed) {
+                what()?;
                 std::thread::sleep(Duration::from_secs(1));
             }
             Ok(())
-        };
-        let reloads = scope.spawn(reload);
-        let probed = probe(server.port, rate, time);
+        });
+        let outcome = until();
         stop.store(true, Ordering::Relaxed);
-        reloads.join().expect("reloading does not panic")?;
-        probed
-    })?;
-    row("UDP, while it lists", times, all);
-    Ok(())
+        repeating.join().expect("it does not panic")?;
+        outcome
+    })
 }
 
 /// Asks at a steady rate; the times of all that were answered, and how many were asked.

@@ -94,6 +94,7 @@ pub fn command(words: &[&str]) -> Result<(), String> {
         duration: Duration::from_secs(args.get("--seconds", 10)?),
         patience: Duration::from_millis(args.get("--patience-ms", 5000)?),
         streams: vec![Stream {
+            server: None,
             name: "clients".into(),
             addresses: addresses(Ipv4Addr::new(127, 0, 1, 1), args.get("--clients", 1)?),
             rate: args.get("--rate", 20.0)?,

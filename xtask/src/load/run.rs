@@ -32,6 +32,8 @@ pub struct Plan {
 
 /// Clients that do the same.
 pub struct Stream {
+    /// Asked in place of the plan's, if it is another one.
+    pub server: Option<SocketAddr>,
     pub name: String,
     /// A client for each.
     pub addresses: Vec<Ipv4Addr>,
@@ -132,9 +134,10 @@ fn open(
     due: &mut BinaryHeap<Due>,
 ) -> std::io::Result<()> {
     let interval = Duration::from_secs_f64(1.0 / stream.rate);
+    let server = stream.server.unwrap_or(plan.server);
     let waiting = (stream.rate * plan.patience.as_secs_f64()) as usize;
     for (place, &address) in stream.addresses.iter().enumerate() {
-        let mut client = Client::new(address, plan.server, stream.protocol, waiting)?;
+        let mut client = Client::new(address, server, stream.protocol, waiting)?;
         if !stream.is_read {
             client.keep_nothing()?;
         } else {
@@ -215,6 +218,7 @@ mod tests {
             duration: Duration::from_millis(500),
             patience: Duration::from_millis(500),
             streams: vec![Stream {
+                server: None,
                 name: "test".into(),
                 addresses: addresses(Ipv4Addr::new(127, 0, 1, 1), 5),
                 rate: 40.0,
