@@ -40,6 +40,7 @@ impl ClusterThread {
         std::thread::Builder::new()
             .name("cluster".to_owned())
             .spawn(move || {
+                yield_to_workers();
                 runtime.block_on(stopped.cancelled());
                 // A host name that is still being looked up must not hold the thread.
                 runtime.shutdown_background();
@@ -56,6 +57,18 @@ impl ClusterThread {
                 () = task => {}
             }
         });
+    }
+}
+
+/// A list keeps the thread busy for a tenth of a second, and where all cores are in use no query should wait for it.
+fn yield_to_workers() {
+    /// About a third of a worker's weight (sched(7)): enough to keep up with any list.
+    const NICENESS: i32 = 5;
+    // Linux, unlike POSIX, takes the caller's own niceness for that of the thread (setpriority(2)).
+    if cfg!(target_os = "linux")
+        && let Err(error) = rustix::process::setpriority_process(None, NICENESS)
+    {
+        tracing::debug!("the thread `cluster` stays as it was scheduled: {error}");
     }
 }
 
