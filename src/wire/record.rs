@@ -216,13 +216,26 @@ fn check_rdata(
     match record_type {
         RecordType::A => ends_at(at + 4),
         RecordType::AAAA => ends_at(at + 16),
-        RecordType::NS | RecordType::CNAME | RecordType::PTR | RecordType::DNAME => {
-            ends_at(skip_name(message, at)?)
-        }
-        RecordType::MX => ends_at(skip_name(message, at + 2)?),
-        RecordType::SRV => ends_at(skip_name(message, at + 6)?),
         RecordType::SOA => ends_at(skip_name(message, skip_name(message, at)?)? + 20),
-        _ => Ok(()),
+        _ => match name_offset(record_type) {
+            Some(offset) => ends_at(skip_name(message, at + offset)?),
+            None => Ok(()),
+        },
+    }
+}
+
+/// Where in the RDATA the first name stands, for the types whose names may be compressed (RFC 3597, section 4; SRV and
+/// DNAME may not be, but some servers do it). SOA has a second one behind it.
+pub fn name_offset(record_type: RecordType) -> Option<usize> {
+    match record_type {
+        RecordType::NS
+        | RecordType::CNAME
+        | RecordType::PTR
+        | RecordType::DNAME
+        | RecordType::SOA => Some(0),
+        RecordType::MX => Some(2),
+        RecordType::SRV => Some(6),
+        _ => None,
     }
 }
 

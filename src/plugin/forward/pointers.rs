@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use crate::wire::code::RecordType;
-use crate::wire::record::{Broken, RecordRef, skip_parts};
+use crate::wire::record::{Broken, RecordRef, name_offset, skip_parts};
 
 /// Where no pointer may lead, of the records seen so far, in their order.
 #[derive(Default)]
@@ -54,20 +54,6 @@ impl Pointers {
         self.forbidden
             .get(behind)
             .is_some_and(|range| range.start < part.end)
-    }
-}
-
-/// Where in the RDATA the first name stands, for the types whose names may be compressed.
-pub(super) fn name_offset(record_type: RecordType) -> Option<usize> {
-    match record_type {
-        RecordType::NS
-        | RecordType::CNAME
-        | RecordType::PTR
-        | RecordType::DNAME
-        | RecordType::SOA => Some(0),
-        RecordType::MX => Some(2),
-        RecordType::SRV => Some(6),
-        _ => None,
     }
 }
 

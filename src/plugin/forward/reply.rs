@@ -6,13 +6,13 @@
 //! (`bailiwick.rs`).
 
 use crate::plugin::forward::bailiwick::{Bailiwick, Finding};
-use crate::plugin::forward::pointers::{Pointers, name_offset};
+use crate::plugin::forward::pointers::Pointers;
 use crate::plugin::forward::private;
 use crate::plugin::forward::request::Asked;
 use crate::wire::code::{Opcode, Rcode, RecordType};
 use crate::wire::edns::{Edns, ExtendedError, option_code, options_are_whole};
 use crate::wire::query::{Query, flag};
-use crate::wire::record::{RecordRef, Records, Section};
+use crate::wire::record::{RecordRef, Records, Section, name_offset};
 use crate::wire::writer::ReplyWriter;
 use crate::wire::{HEADER_LEN, MESSAGE_MAX, u16_at};
 
