@@ -24,8 +24,6 @@ use kube::{Client, Config};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-pub(crate) use port::free_port;
-
 /// An API server takes 5 to 8 s on a quiet machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -406,6 +404,11 @@ fn etcd_command(wrapper: &[String], programs: &Path, folder: &Path, port: u16) -
         "--log-level=warn".to_owned(),
     ];
     wrapper.iter().cloned().chain(own).collect()
+}
+
+/// A port that is free for UDP and TCP now.
+pub fn free_port() -> u16 {
+    port::find().unwrap()
 }
 
 /// Where objects of this kind are created.

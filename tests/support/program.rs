@@ -15,8 +15,6 @@ use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RecordType};
 use tempfile::TempDir;
 
-pub(crate) use port::free_port;
-
 /// How long anything may take that is not wrong.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -207,6 +205,11 @@ pub(crate) fn wait_until(what: &str, holds: impl Fn() -> bool) {
 #[expect(clippy::disallowed_methods, reason = "nobody else runs on this thread")]
 fn pause() {
     std::thread::sleep(Duration::from_millis(20));
+}
+
+/// A port that is free for UDP and TCP now.
+pub(crate) fn free_port() -> u16 {
+    port::find().expect("loopback has ports")
 }
 
 fn write_corefile(folder: &Path, text: &str, port: u16) -> PathBuf {

@@ -1,10 +1,14 @@
 //! Programs started for a while, on loopback only, and stopped when they go out of scope.
 
 use std::fs::File;
-use std::net::{TcpListener, UdpSocket};
+use std::net::UdpSocket;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+// The tests start servers beside clients too.
+#[path = "../../tests/support/free_port.rs"]
+mod port;
 
 /// A running program; stopped on drop.
 pub struct Running {
@@ -95,14 +99,7 @@ impl Drop for Running {
 
 /// A port on loopback that is free for UDP and TCP now.
 pub fn free_port() -> Result<u16, String> {
-    for _ in 0..64 {
-        let tcp = TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
-        let port = tcp.local_addr().map_err(|error| error.to_string())?.port();
-        if UdpSocket::bind(("127.0.0.1", port)).is_ok() {
-            return Ok(port);
-        }
-    }
-    Err("no free port on loopback".into())
+    port::find().ok_or_else(|| "no free port on loopback".into())
 }
 
 /// Whether a DNS server on this port answers anything at all.
