@@ -109,19 +109,19 @@ fn color() -> Color {
 }
 
 /// The start-up lines, as CoreDNS prints them: warnings, zones, then the version.
-#[expect(
-    clippy::print_stdout,
-    reason = "printed once, before anything is logged"
-)]
+/// They go the way of the log, for a disk that is full or a reader that has gone must not end a server that serves.
 fn announce(options: &Options, server: &Server, reading: &Reading) {
+    let out = crate::telemetry::logging::stdout();
     for warning in server.warnings() {
-        println!("{warning}");
+        out.push(warning);
     }
     if !options.quiet {
         for line in server.banner() {
-            println!("{line}");
+            out.push(line);
         }
-        print!("{}", crate::cli::version_text());
+        for line in crate::cli::version_text().lines() {
+            out.push(line);
+        }
     }
     if server.watches_corefile() {
         reload::announce_hash(&reading.hash);
