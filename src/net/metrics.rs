@@ -3,6 +3,7 @@
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use crate::net::in_flight::Refusal;
+use crate::net::unheard::Unheard;
 use crate::telemetry::metrics::Families;
 
 /// Counters and gauges of all listeners together.
@@ -95,6 +96,7 @@ impl Families for NetMetrics {
             &["wait"],
         )?;
         registry.register(Box::new(timeouts.clone()))?;
+        registry.register(Box::new(Unheard::new()?))?;
         Ok(Self {
             kernel_drops: counter(
                 "fingerpost_udp_kernel_drops_total",

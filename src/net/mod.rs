@@ -44,6 +44,7 @@ pub mod metrics;
 pub mod batch;
 
 /// Replies that found no room.
+mod unheard;
 pub mod unsent;
 
 /// What the sockets of one listener share.
