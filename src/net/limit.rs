@@ -35,6 +35,15 @@ pub const FOLLOWING_QUEUED_MAX: usize = 64 << 10;
 /// Unanswerable messages (replies, say) on one connection; the one that reaches this closes it.
 pub const BAD_MESSAGES_MAX: u8 = 3;
 
+/// File descriptors that clients leave to us where there are many: for HTTP, upstreams, the API server and files.
+const FILES_KEPT: usize = 1024;
+
+/// TCP connections that a process may hold which may open so many files. Clients must not take the descriptors that its
+/// probes and upstreams need: where there are few, they get half of them.
+pub fn connections_of_files(files: usize) -> usize {
+    files - FILES_KEPT.min(files / 2)
+}
+
 /// The bounds that an operator may want to move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -50,6 +59,8 @@ pub struct Limits {
     pub octets_in_flight_max: usize,
     /// TCP connections of one listener. Past it the one that is idle longest gives way, or the new one is closed.
     pub connections_max: usize,
+    /// TCP connections of all listeners, likewise: see [`connections_of_files`].
+    pub connections_of_process_max: usize,
     /// TCP connections from one address, likewise.
     pub connections_per_source_max: usize,
     /// Queries of one connection that wait for something. At it the connection is not read.
@@ -77,6 +88,7 @@ impl Default for Limits {
             queries_per_forgeable_client_max: 1000,
             octets_in_flight_max: 4 << 20,
             connections_max: 4096,
+            connections_of_process_max: usize::MAX,
             connections_per_source_max: 256,
             pipeline_max: 64,
             replies_queued_max: 64,
@@ -87,5 +99,18 @@ impl Default for Limits {
             write_timeout: Duration::from_secs(5),
             stop_timeout: Duration::from_secs(5),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::connections_of_files;
+
+    #[test]
+    fn clients_get_half_of_few_descriptors_and_most_of_many() {
+        assert_eq!(connections_of_files(64), 32);
+        assert_eq!(connections_of_files(2048), 1024);
+        assert_eq!(connections_of_files(1 << 20), (1 << 20) - 1024);
+        assert_eq!(connections_of_files(0), 0);
     }
 }

@@ -14,7 +14,9 @@ use prometheus::IntCounter;
 use socket2::{Domain, Socket, Type};
 
 use crate::net::batch;
-use crate::net::limit::{ACCEPT_BACKLOG, Limits, STOP_LOOK, UDP_QUEUE_OCTETS, UDP_SEND_TIMEOUT};
+use crate::net::limit::{
+    self, ACCEPT_BACKLOG, Limits, STOP_LOOK, UDP_QUEUE_OCTETS, UDP_SEND_TIMEOUT,
+};
 use crate::net::service::Service;
 use crate::net::stream;
 use crate::net::udp::Worker;
@@ -34,13 +36,24 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// A worker for each core that we may use: the affinity mask and the CPU quota of our cgroup are heeded.
+    /// A worker for each core that we may use: the affinity mask and the CPU quota of our cgroup are heeded. So is the
+    /// limit of open files.
     fn default() -> Self {
+        let connections = file_limit().map_or(usize::MAX, limit::connections_of_files);
         Self {
             workers: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
-            limits: Limits::default(),
+            limits: Limits {
+                connections_of_process_max: connections,
+                ..Limits::default()
+            },
         }
     }
+}
+
+/// How many files the process may open; none if there is no limit.
+fn file_limit() -> Option<usize> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    usize::try_from(limit.current?).ok()
 }
 
 /// Why an address cannot be listened on.

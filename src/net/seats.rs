@@ -2,15 +2,19 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use prometheus::IntGauge;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// In place of a time: the connection is not idle.
 const BUSY: u64 = u64::MAX;
+
+/// Connections that may be on their way out while another one is accepted.
+const LEAVING_MAX: usize = 16;
 
 /// The connections of one listener.
 ///
@@ -19,9 +23,13 @@ const BUSY: u64 = u64::MAX;
 #[derive(Debug)]
 pub struct Seats {
     total_max: usize,
+    process_max: usize,
     per_source_max: usize,
     epoch: Instant,
     open: IntGauge,
+    /// Connections that gave way and are not closed yet.
+    leaving: AtomicUsize,
+    left: Notify,
     table: Mutex<Table>,
 }
 
@@ -61,13 +69,21 @@ pub enum Seating {
 }
 
 impl Seats {
-    /// So many seats; `open` shows how many are taken.
-    pub fn new(total_max: usize, per_source_max: usize, open: IntGauge) -> Arc<Self> {
+    /// So many seats, as long as all listeners together have fewer than `process_max`; `open` shows how many those have.
+    pub fn new(
+        total_max: usize,
+        process_max: usize,
+        per_source_max: usize,
+        open: IntGauge,
+    ) -> Arc<Self> {
         Arc::new(Self {
             total_max,
+            process_max,
             per_source_max,
             epoch: Instant::now(),
             open,
+            leaving: AtomicUsize::new(0),
+            left: Notify::new(),
             table: Mutex::default(),
         })
     }
@@ -78,7 +94,7 @@ impl Seats {
         let from_source = table.per_source.get(&source).copied().unwrap_or(0);
         let evicted = if from_source >= self.per_source_max {
             table.evict(Some(source))
-        } else if table.taken.len() >= self.total_max {
+        } else if table.taken.len() >= self.total_max || self.is_process_full() {
             table.evict(None)
         } else {
             return Seating::Free(self.seat(&mut table, source, stop));
@@ -87,7 +103,21 @@ impl Seats {
             return Seating::Full;
         }
         self.open.dec();
+        self.leaving.fetch_add(1, Ordering::Relaxed);
         Seating::Evicted(self.seat(&mut table, source, stop))
+    }
+
+    /// Waits until only a few of those that gave way still have their descriptors: connections that come faster than
+    /// others end would take more of them than there are seats.
+    pub async fn settled(&self) {
+        while self.leaving.load(Ordering::Relaxed) >= LEAVING_MAX {
+            self.left.notified().await;
+        }
+    }
+
+    /// Two listeners may both find the last place: it is a share of the descriptors, not the last of them.
+    fn is_process_full(&self) -> bool {
+        usize::try_from(self.open.get()).is_ok_and(|open| open >= self.process_max)
     }
 
     fn seat(self: &Arc<Self>, table: &mut Table, source: IpAddr, stop: &CancellationToken) -> Seat {
@@ -171,6 +201,10 @@ impl Drop for Seat {
     fn drop(&mut self) {
         if self.seats.lock().remove(self.id) {
             self.seats.open.dec();
+        } else {
+            // The connection is closed: it is dropped before its seat.
+            self.seats.leaving.fetch_sub(1, Ordering::Relaxed);
+            self.seats.left.notify_one();
         }
     }
 }
@@ -193,7 +227,24 @@ mod tests {
 
     fn seats(total_max: usize, per_source_max: usize) -> (Arc<Seats>, IntGauge) {
         let gauge = IntGauge::new("open", "open").unwrap();
-        (Seats::new(total_max, per_source_max, gauge.clone()), gauge)
+        let seats = Seats::new(total_max, usize::MAX, per_source_max, gauge.clone());
+        (seats, gauge)
+    }
+
+    #[test]
+    fn all_listeners_together_have_so_many_seats() {
+        let gauge = IntGauge::new("open", "open").unwrap();
+        let new = || Seats::new(10, 2, 10, gauge.clone());
+        let (one, other, stop) = (new(), new(), CancellationToken::new());
+        let _held = [1, 2].map(|_| free(one.take(address("10.0.0.1"), &stop)));
+        assert!(matches!(
+            other.take(address("10.0.0.2"), &stop),
+            Seating::Full
+        ));
+        assert!(matches!(
+            one.take(address("10.0.0.2"), &stop),
+            Seating::Evicted(_)
+        ));
     }
 
     #[test]
@@ -214,6 +265,26 @@ mod tests {
         drop((first, third));
         assert_eq!(gauge.get(), 0);
         assert!(seats.lock().per_source.is_empty());
+    }
+
+    #[tokio::test]
+    async fn only_a_few_are_on_their_way_out_while_another_one_is_accepted() {
+        let (seats, _) = seats(LEAVING_MAX, LEAVING_MAX);
+        let stop = CancellationToken::new();
+        let take = || match seats.take(address("10.0.0.1"), &stop) {
+            Seating::Free(seat) | Seating::Evicted(seat) => seat,
+            Seating::Full => panic!("everyone idles"),
+        };
+        let mut first: Vec<Seat> = (0..LEAVING_MAX).map(|_| take()).collect();
+        seats.settled().await;
+        let _then: Vec<Seat> = (0..LEAVING_MAX).map(|_| take()).collect();
+        assert!(
+            tokio::time::timeout(Duration::ZERO, seats.settled())
+                .await
+                .is_err()
+        );
+        first.pop();
+        seats.settled().await;
     }
 
     #[test]

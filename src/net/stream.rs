@@ -48,6 +48,7 @@ thread_local! {
 pub async fn accept(listener: TcpListener, service: Arc<Service>) {
     let seats = Seats::new(
         service.limits.connections_max,
+        service.limits.connections_of_process_max,
         service.limits.connections_per_source_max,
         service.metrics.connections.clone(),
     );
@@ -56,7 +57,10 @@ pub async fn accept(listener: TcpListener, service: Arc<Service>) {
         let accepted = tokio::select! {
             biased;
             () = service.stop.cancelled() => break,
-            accepted = listener.accept() => accepted,
+            accepted = async {
+                seats.settled().await;
+                listener.accept().await
+            } => accepted,
         };
         match accepted {
             Ok((stream, peer)) => admit(stream, peer, &service, &seats),

@@ -68,9 +68,10 @@ const HEADERS_MAX: usize = 64;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 128;
 
-/// `fingerpost_http_refused_total`.
+/// `fingerpost_http_*`.
 struct HttpMetrics {
     refused: IntCounter,
+    accept_failures: IntCounter,
 }
 
 impl Families for HttpMetrics {
@@ -80,7 +81,15 @@ impl Families for HttpMetrics {
             "connections to the HTTP listeners closed because their client had too many",
         )?;
         registry.register(Box::new(refused.clone()))?;
-        Ok(Self { refused })
+        let accept_failures = IntCounter::new(
+            "fingerpost_http_accept_failures_total",
+            "errors while accepting connections to the HTTP listeners",
+        )?;
+        registry.register(Box::new(accept_failures.clone()))?;
+        Ok(Self {
+            refused,
+            accept_failures,
+        })
     }
 }
 
@@ -199,7 +208,7 @@ impl HttpServers {
             limits: self.limits,
             room: Arc::new(Semaphore::new(self.limits.connections)),
             clients: Clients::default(),
-            refused: self.metrics.refused.clone(),
+            metrics: Arc::clone(&self.metrics),
             stop: stop.clone(),
             tasks: tasks.clone(),
         };
@@ -315,7 +324,7 @@ struct Acceptor {
     limits: Limits,
     room: Arc<Semaphore>,
     clients: Clients,
-    refused: IntCounter,
+    metrics: Arc<HttpMetrics>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -336,6 +345,7 @@ impl Acceptor {
                 return;
             };
             let Ok((stream, client)) = self.listener.accept().await else {
+                self.metrics.accept_failures.inc();
                 // Out of descriptors, mostly: better wait than spin.
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
@@ -345,7 +355,7 @@ impl Acceptor {
                 .clients
                 .admit(client, self.limits.connections_per_client)
             else {
-                self.refused.inc();
+                self.metrics.refused.inc();
                 continue;
             };
             let (handlers, stop) = (Arc::clone(&self.handlers), self.stop.clone());
