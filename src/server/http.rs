@@ -30,6 +30,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::net::listen::BindError;
 use crate::plugin::BuildError;
 use crate::server::assembly::{HttpEndpoint, HttpHandler, OnBindFailure};
 use crate::server::process::Process;
@@ -144,7 +145,17 @@ impl HttpServers {
             }
             match listen(address) {
                 Ok(socket) => opened.push((address, socket)),
-                Err(error) => report(wanted, address, &error)?,
+                Err(error) => {
+                    let protocol = "tcp";
+                    report(
+                        wanted,
+                        &BindError {
+                            address,
+                            protocol,
+                            error,
+                        },
+                    )?;
+                }
             }
         }
         self.open.retain(|address, open| {
@@ -248,9 +259,9 @@ fn by_address(endpoints: Vec<HttpEndpoint>) -> BTreeMap<SocketAddr, Wanted> {
     wanted
 }
 
-fn report(wanted: &Wanted, address: SocketAddr, error: &io::Error) -> Result<(), BuildError> {
+fn report(wanted: &Wanted, error: &BindError) -> Result<(), BuildError> {
     let plugin = wanted.plugin;
-    let text = format!("plugin/{plugin}: cannot listen on `{address}`: {error}");
+    let text = format!("plugin/{plugin}: {error}");
     match wanted.on_bind_failure {
         OnBindFailure::Fatal => Err(BuildError(text)),
         OnBindFailure::Log => {
