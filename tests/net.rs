@@ -736,3 +736,141 @@ fn a_port_that_is_taken_is_named() {
         )
     );
 }
+
+/// Asks each time from another port, until told to stop. Returns how many queries it sent, and how many got no reply.
+fn ask_from_new_ports(port: u16, stop: &std::sync::atomic::AtomicBool) -> (usize, usize) {
+    use std::sync::atomic::Ordering;
+    let (mut asked, mut lost) = (0_usize, 0);
+    let mut waiting = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(2)))
+            .unwrap();
+        socket.connect(("127.0.0.1", port)).unwrap();
+        // Each has its own socket, so one ID does for all.
+        socket.send(&query(7, "a.test", A)).unwrap();
+        asked += 1;
+        waiting.push(socket);
+        if waiting.len() == 50 {
+            lost += unanswered(&mut waiting);
+        }
+    }
+    (asked, lost + unanswered(&mut waiting))
+}
+
+fn unanswered(waiting: &mut Vec<UdpSocket>) -> usize {
+    let is_lost = |socket: &UdpSocket| socket.recv(&mut [0; 512]).is_err();
+    waiting.drain(..).filter(is_lost).count()
+}
+
+#[test]
+fn a_stop_leaves_every_query_to_the_server_that_takes_over() {
+    let mut first = Server::start("127.0.0.1:0", Limits::default());
+    let port = first.port();
+    let end = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let client = scope.spawn(|| ask_from_new_ports(port, &end));
+        for _ in 0..10 {
+            let next = Server::start(&format!("127.0.0.1:{port}"), Limits::default());
+            std::mem::replace(&mut first, next).stop();
+        }
+        end.store(true, std::sync::atomic::Ordering::Relaxed);
+        let (asked, lost) = client.join().unwrap();
+        assert!(asked > 100, "{asked} is no load");
+        assert_eq!(lost, 0, "of {asked}");
+    });
+}
+
+#[test]
+fn a_stop_answers_late_queries_of_both_families_from_a_wildcard() {
+    // A socket that was connected to turn new datagrams away still replies to those before, whoever sent them.
+    let mut server = Server::open("[::]:0", Limits::default());
+    let clients = [udp_to(&server, "127.0.0.1"), udp_to(&server, "::1")];
+    let gate = server.gate();
+    server.serve();
+    for client in &clients {
+        client.send(&query(1, "wait.test", A)).unwrap();
+    }
+    server.wait_for("fingerpost_queries_in_flight", 2);
+    for client in &clients {
+        client.send(&query(2, "wait.test", A)).unwrap();
+    }
+    server.wait_for("fingerpost_queries_in_flight", 4);
+    let stopped = std::thread::spawn(move || server.stop());
+    gate.add_permits(4);
+    for client in &clients {
+        for _ in 0..2 {
+            let mut reply = [0; 512];
+            client.recv(&mut reply).unwrap();
+            assert_eq!(rcode(&reply), NOERROR);
+        }
+    }
+    stopped.join().unwrap();
+}
+
+#[test]
+fn a_stop_answers_all_that_a_connection_has_sent_and_then_ends_it_in_order() {
+    // More than is read at once, so that a close too early would be a reset.
+    const COUNT: u16 = 1000;
+    let server = Server::start("127.0.0.1:0", Limits::default());
+    let mut stream = tcp_to(&server);
+    stream.write_all(&frame(&query(0, "a.test", A))).unwrap();
+    assert_eq!(id(&read_reply(&mut stream)), 0);
+    let all: Vec<u8> = (1..=COUNT)
+        .flat_map(|number| frame(&query(number, "a.test", A)))
+        .collect();
+    stream.write_all(&all).unwrap();
+    let stopped = std::thread::spawn(move || server.stop());
+    for number in 1..=COUNT {
+        assert_eq!(id(&read_reply(&mut stream)), number);
+    }
+    let mut end = [0; 1];
+    assert_eq!(stream.read(&mut end).unwrap(), 0, "a FIN, no reset");
+    stopped.join().unwrap();
+}
+
+#[test]
+fn clients_that_are_sent_away_lose_their_connection_when_it_idles_and_nothing_else() {
+    let server = Server::start("127.0.0.1:0", Limits::default());
+    let gate = server.gate();
+    let mut idle = tcp_to(&server);
+    idle.write_all(&frame(&query(1, "a.test", A))).unwrap();
+    assert_eq!(id(&read_reply(&mut idle)), 1);
+    let mut waiting = tcp_to(&server);
+    waiting
+        .write_all(&frame(&query(2, "wait.test", A)))
+        .unwrap();
+    server.wait_for("fingerpost_queries_in_flight", 1);
+    server.send_away();
+    assert_eq!(rest(idle), b"");
+    // Who comes all the same is served.
+    let mut late = tcp_to(&server);
+    late.write_all(&frame(&query(3, "a.test", A))).unwrap();
+    assert_eq!(id(&read_reply(&mut late)), 3);
+    assert_eq!(rest(late), b"");
+    gate.add_permits(1);
+    assert_eq!(id(&read_reply(&mut waiting)), 2);
+    assert_eq!(rest(waiting), b"");
+    assert_eq!(server.timeouts("idle"), 0);
+}
+
+#[test]
+fn what_is_heard_is_counted_once_it_is_watched() {
+    let server = Server::start("127.0.0.1:0", Limits::default());
+    let client = udp_to(&server, "127.0.0.1");
+    let mut stream = tcp_to(&server);
+    let ask_udp = || {
+        client.send(&query(1, "a.test", A)).unwrap();
+        client.recv(&mut [0; 512]).unwrap();
+    };
+    ask_udp();
+    assert_eq!(server.heard(), (0, None));
+    server.watch();
+    ask_udp();
+    let (once, last) = server.heard();
+    assert_eq!(last, Some(Ipv4Addr::LOCALHOST.into()));
+    stream.write_all(&frame(&query(2, "a.test", A))).unwrap();
+    read_reply(&mut stream);
+    assert!(once > 0 && server.heard().0 > once);
+}

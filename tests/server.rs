@@ -296,6 +296,105 @@ fn through_the_lame_duck_time_it_answers_and_says_it_is_not_ready() {
     assert_eq!(program.wait().code(), Some(0));
 }
 
+#[test]
+fn a_probe_on_a_connection_that_was_kept_open_learns_of_the_stop() {
+    let http = free_port();
+    let program = Program::start(&with_http(
+        http,
+        "health HTTP {\n lameduck 20s\n }\n ready HTTP",
+    ));
+    let mut kept = TcpStream::connect((Ipv4Addr::LOCALHOST, http)).unwrap();
+    let mut ask = || {
+        write!(kept, "GET /ready HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+        let mut start = [0; 12];
+        kept.read_exact(&mut start).unwrap();
+        // The rest of this reply, which is short.
+        assert!(kept.read(&mut [0; 4096]).unwrap() > 0);
+        String::from_utf8(start.to_vec()).unwrap()
+    };
+    assert_eq!(ask(), "HTTP/1.1 200");
+    program.signal("TERM");
+    program.wait_for_output("Going into lameduck mode", 1);
+    assert_eq!(ask(), "HTTP/1.1 503");
+}
+
+#[test]
+fn a_second_signal_does_not_wait() {
+    for (signal, code) in [("TERM", 2), ("INT", 2), ("QUIT", 0)] {
+        let http = free_port();
+        let mut program = Program::start(&with_http(http, "health HTTP {\n lameduck 5m\n }"));
+        program.signal("TERM");
+        program.wait_for_output("Going into lameduck mode for 5m0s", 1);
+        program.signal(signal);
+        assert_eq!(program.wait().code(), Some(code), "SIG{signal}");
+        if code == 2 {
+            program.wait_for_output(&format!("SIG{signal}: Force quit"), 1);
+        }
+    }
+}
+
+#[test]
+fn a_signal_ends_a_start_that_waits_for_an_api_server() {
+    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let endpoint = silent.local_addr().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let corefile = format!(
+        ".:{} {{\n bind 127.0.0.1\n kubernetes cluster.local {{\n endpoint http://{endpoint}\n startup_timeout 5m\n }}\n}}\n",
+        free_port()
+    );
+    std::fs::write(folder.path().join("Corefile"), corefile).unwrap();
+    let child = program::command()
+        .current_dir(folder.path())
+        .stdout(std::process::Stdio::null())
+        .spawn();
+    let Stopped(child) = &mut Stopped(child.unwrap());
+    drop(silent.accept().unwrap());
+    let pid = child.id().to_string();
+    let kill = std::process::Command::new("kill").arg(pid).status();
+    assert!(kill.unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn it_stops_when_it_has_been_quiet_for_a_while() {
+    let http = free_port();
+    let mut program = Program::start(&with_http(
+        http,
+        "health HTTP {\n lameduck 100ms\n quiet 2s 5m\n }",
+    ));
+    program.signal("TERM");
+    program.wait_for_output("serving on until no query has come for 2s", 1);
+    let begun = std::time::Instant::now();
+    // Longer than it is quiet for.
+    while begun.elapsed().as_secs() < 3 {
+        assert_eq!(program.ask("a.internal.", A), ["10.0.0.1"]);
+    }
+    assert_eq!(program.wait().code(), Some(0));
+}
+
+#[test]
+fn a_client_that_never_goes_does_not_hold_up_a_stop() {
+    let http = free_port();
+    let mut program = Program::start(&with_http(
+        http,
+        "health HTTP {\n lameduck 100ms\n quiet 1m 1s\n }",
+    ));
+    program.signal("TERM");
+    program.wait_for_output("Going into lameduck mode", 1);
+    assert_eq!(program.ask("a.internal.", A), ["10.0.0.1"]);
+    assert_eq!(program.wait().code(), Some(0));
+    program.wait_for_output(
+        "queries still arrive 1s after the signal, the last from `127.0.0.1`: stopping all the same",
+        1,
+    );
+}
+
+/// The block with more directives; `HTTP` in them is a port of loopback.
+fn with_http(port: u16, directives: &str) -> String {
+    let directives = directives.replace("HTTP", &format!("127.0.0.1:{port}"));
+    ONE_HOST.replace("hosts {", &format!("{directives}\n    hosts {{"))
+}
+
 /// The whole answer to one HTTP request.
 fn get(port: u16, path: &str) -> String {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();

@@ -23,6 +23,17 @@ pub const UDP_SEND_TIMEOUT: Duration = Duration::from_millis(100);
 /// Replies that one UDP socket holds while it takes no more (`shed`). Past it the oldest is lost, and no query is answered.
 pub const UNSENT_MAX: usize = 1024;
 
+/// How long a connection has been idle when it is closed because clients are to go elsewhere. Who asks query after query
+/// is not cut off between two of them.
+pub const LEAVE_IDLE: Duration = Duration::from_millis(100);
+
+/// How long a connection that we end is read on for, to nowhere: what comes in after a close resets it, and then the client
+/// loses the last replies too (RFC 1122, section 4.2.2.13).
+pub const LINGER: Duration = Duration::from_millis(250);
+
+/// Times that a connection which we end is read before: what its client has sent by then is answered.
+pub const LAST_READS_MAX: u8 = 64;
+
 /// Pause after the process ran out of file descriptors or the kernel out of memory.
 pub const EXHAUSTION_PAUSE: Duration = Duration::from_millis(100);
 

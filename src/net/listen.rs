@@ -174,6 +174,21 @@ impl Listener {
         Ok(())
     }
 
+    /// From now on [`heard`](Self::heard) grows with whatever comes in.
+    pub fn watch(&self) {
+        self.service.watch();
+    }
+
+    /// How much has come in since it is watched, in no unit, and who sent the last of it.
+    pub fn heard(&self) -> (u64, Option<IpAddr>) {
+        self.service.heard()
+    }
+
+    /// Clients are to go elsewhere: connections are closed when they have been idle for a moment. All else is served on.
+    pub fn send_away(&self) {
+        self.service.leave.cancel();
+    }
+
     /// Stops serving: finishes what is in flight and what stands in the queues, as long as the stop time-out allows.
     pub async fn stop(self) {
         let service = &self.service;

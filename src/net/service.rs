@@ -1,10 +1,10 @@
 //! What all sockets of one listener share, and the guard that keeps a panic to the query that caused it.
 
 use std::any::Any;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -40,6 +40,8 @@ pub struct Service {
     pub metrics: Arc<NetMetrics>,
     /// Whatever runs for the listener, threads included.
     pub tasks: TaskTracker,
+    /// Cancelled when clients are to go elsewhere: connections that idle are closed, all else goes on.
+    pub leave: CancellationToken,
     /// Cancelled when the listener is to stop: finish what is in flight.
     pub stop: CancellationToken,
     /// Cancelled when it has to end now.
@@ -51,6 +53,9 @@ pub struct Service {
     /// With `shed`: replies that a socket does not take at once are held, and counted here if they are lost. Without, they
     /// are waited for.
     pub shed: ArcSwapOption<IntCounter>,
+    watched: AtomicBool,
+    heard: AtomicU64,
+    last_heard: Mutex<Option<IpAddr>>,
     stopping: AtomicBool,
     debug: AtomicBool,
     panic_log: Seldom,
@@ -77,16 +82,46 @@ impl Service {
             limits,
             metrics,
             tasks: TaskTracker::new(),
+            leave: CancellationToken::new(),
             stop: CancellationToken::new(),
             abandon: CancellationToken::new(),
             runtime: process.runtime.clone(),
             in_flight,
             offenders: process.metrics.families::<Offenders>(),
             shed: ArcSwapOption::empty(),
+            watched: AtomicBool::new(false),
+            heard: AtomicU64::new(0),
+            last_heard: Mutex::default(),
             stopping: AtomicBool::new(false),
             debug: AtomicBool::new(false),
             panic_log: Seldom::default(),
         })
+    }
+
+    /// From now on what comes in is counted in [`heard`](Self::heard). Before a stop only: it costs a lock.
+    pub fn watch(&self) {
+        self.watched.store(true, Ordering::Relaxed);
+    }
+
+    /// Somebody has sent something.
+    pub fn note_heard(&self, client: impl FnOnce() -> IpAddr) {
+        if self.watched.load(Ordering::Relaxed) {
+            let mut last = self
+                .last_heard
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            *last = Some(client());
+            self.heard.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Grows with whatever has come in since it is watched; and who sent the last of it.
+    pub fn heard(&self) -> (u64, Option<IpAddr>) {
+        let last = self
+            .last_heard
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        (self.heard.load(Ordering::Relaxed), *last)
     }
 
     /// From now on a panic ends the process (`debug`), or does not.

@@ -12,6 +12,8 @@
 //!
 //! A connection that has too much pending or unsent is not read until that has changed, so the client's own window
 //! holds it back (RFC 7766, section 7). Idle connections keep no buffer.
+//!
+//! A stop answers what a client has sent by then, says so with a FIN, and waits a moment for the client's.
 
 use std::cell::RefCell;
 use std::io::{self, ErrorKind};
@@ -29,12 +31,18 @@ use tokio::time::Sleep;
 use crate::chain::deferred::{Deferred, Finished, Outcome};
 use crate::chain::exchange::{Arrival, Protocol};
 use crate::chain::plugin::Messages;
-use crate::net::limit::{BAD_MESSAGES_MAX, EXHAUSTION_PAUSE, FOLLOWING_QUEUED_MAX, READ_CHUNK};
+use crate::net::limit::{
+    BAD_MESSAGES_MAX, EXHAUSTION_PAUSE, FOLLOWING_QUEUED_MAX, LAST_READS_MAX, LEAVE_IDLE, LINGER,
+    READ_CHUNK,
+};
 use crate::net::seats::{Seat, Seating, Seats};
 use crate::net::service::{Flight, Seldom, Service};
 use crate::wire::query::flag;
 use crate::wire::{HEADER_LEN, u16_at};
 use crate::zone::Zones;
+
+/// The wait of an idle connection that is to be closed; no time-out that is counted.
+const LEAVING: &str = "leaving";
 
 /// Buffers up to this size are kept between two queries.
 const KEPT_BUFFER_MAX: usize = 2048;
@@ -142,6 +150,10 @@ struct Connection {
     is_open: bool,
     /// Send what is queued, then close.
     is_closing: bool,
+    /// Clients are to go elsewhere: close when idle.
+    is_leaving: bool,
+    /// Answer what the client has sent by now, then close; so often it may still be read.
+    last_reads: Option<u8>,
     /// There was no room when we last looked.
     was_held: bool,
     had_query: bool,
@@ -167,6 +179,8 @@ impl Connection {
             bad_messages: 0,
             is_open: true,
             is_closing: false,
+            is_leaving: false,
+            last_reads: None,
             was_held: false,
             had_query: false,
             message_since: now,
@@ -176,13 +190,20 @@ impl Connection {
 
     /// Serves the connection to its end. Errors are the client's business: they end it without a word.
     async fn serve(mut self, mut stream: TcpStream) {
-        let leave = self.seat.leave.clone();
+        let (go, leave) = (self.seat.leave.clone(), self.service.leave.clone());
+        let mut going = pin!(go.cancelled());
         let mut leaving = pin!(leave.cancelled());
-        let mut is_leaving = false;
         let mut sleep = pin!(tokio::time::sleep_until(self.quiet_since.into()));
         loop {
             if self.work(&stream, Instant::now()).is_err() {
                 return;
+            }
+            if self.is_to_read_on() {
+                match self.read(&stream) {
+                    Ok(true) => continue,
+                    Ok(false) => self.is_open = false,
+                    Err(_) => return,
+                }
             }
             self.follow();
             if self.is_done() {
@@ -204,22 +225,44 @@ impl Connection {
                 () = sleep.as_mut(), if deadline.is_some() => {
                     let (at, what) = deadline.expect("the branch asks for it");
                     if Instant::now() >= at {
+                        if what == LEAVING {
+                            self.last_reads = Some(LAST_READS_MAX);
+                            continue;
+                        }
                         self.service.metrics.connection_timeouts.with_label_values(&[what]).inc();
                         return;
                     }
                     sleep.as_mut().reset(at.into());
                 }
-                () = leaving.as_mut(), if !is_leaving => {
-                    is_leaving = true;
-                    if !self.service.is_stopping() || self.read(&stream).is_err() {
+                () = going.as_mut(), if self.last_reads.is_none() => {
+                    if !self.service.is_stopping() {
                         return;
                     }
-                    self.is_open = false;
+                    self.last_reads = Some(LAST_READS_MAX);
                 }
+                () = leaving.as_mut(), if !self.is_leaving => self.is_leaving = true,
             }
         }
         // Our end first (RFC 7766, section 6.2.4 has the client close, but it may have done so or may never).
         let _ = stream.shutdown().await;
+        if self.last_reads.is_some() {
+            let _ = tokio::time::timeout(LINGER, read_to_nowhere(&stream)).await;
+        }
+    }
+
+    /// Whether to look for what else the client has sent by now, before its connection is closed.
+    fn is_to_read_on(&mut self) -> bool {
+        let wants_input = self.wants_input();
+        let Some(left) = self.last_reads.as_mut().filter(|_| wants_input) else {
+            return false;
+        };
+        let Some(fewer) = left.checked_sub(1) else {
+            // It sends on and on.
+            self.is_open = false;
+            return false;
+        };
+        *left = fewer;
+        true
     }
 
     /// Whether there is room for one more query's reply.
@@ -263,6 +306,11 @@ impl Connection {
             Some((self.message_since + limits.message_timeout, "message"))
         } else if !is_quiet {
             None
+        } else if self.had_query && self.is_leaving {
+            Some((
+                self.quiet_since + LEAVE_IDLE.min(limits.idle_timeout),
+                LEAVING,
+            ))
         } else if self.had_query {
             Some((self.quiet_since + limits.idle_timeout, "idle"))
         } else {
@@ -274,15 +322,16 @@ impl Connection {
         }
     }
 
-    fn read(&mut self, stream: &TcpStream) -> io::Result<()> {
+    /// Reads once; false if there was nothing to read, or never will be.
+    fn read(&mut self, stream: &TcpStream) -> io::Result<bool> {
         let mut chunk = [0; READ_CHUNK];
         let length = match stream.try_read(&mut chunk) {
             Ok(0) => {
                 self.is_open = false;
-                return Ok(());
+                return Ok(false);
             }
             Ok(length) => length,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
             Err(error) => return Err(error),
         };
         let chunk = &chunk[..length];
@@ -294,7 +343,7 @@ impl Connection {
         } else {
             self.input.extend_from_slice(chunk);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Answers what has been read, as long as there is room and the client takes the replies.
@@ -340,6 +389,7 @@ impl Connection {
                 break;
             };
             at += 2 + length;
+            self.service.note_heard(|| self.peer.ip());
             (self.had_query, self.quiet_since, self.message_since) = (true, now, now);
             self.answer(&zones, message, now);
         }
@@ -463,6 +513,16 @@ impl Connection {
             });
         }
     }
+}
+
+/// Reads until the client closes, or breaks the connection.
+async fn read_to_nowhere(stream: &TcpStream) {
+    // Not held across a wait: a connection's future would be larger by it.
+    let has_ended = || match stream.try_read(&mut [0; 512]) {
+        Ok(length) => length == 0,
+        Err(error) => error.kind() != ErrorKind::WouldBlock,
+    };
+    while stream.readable().await.is_ok() && !has_ended() {}
 }
 
 /// Makes a sleep end no later than `at`. One that ends sooner is left alone, and set anew when it does: deadlines

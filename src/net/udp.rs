@@ -4,7 +4,7 @@
 //! wait is copied once and handed over; its reply leaves later by the same socket, from the same address.
 
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -57,8 +57,8 @@ impl Worker {
         }
     }
 
-    /// Answers until the listener is stopped, then goes on until no query of this socket is in flight, and empties
-    /// its queue. Blocks: wants a thread of its own.
+    /// Answers until the listener is stopped, then goes on until no query of this socket is in flight, turns away what
+    /// comes from then on, and empties its queue. Blocks: wants a thread of its own.
     pub fn run(mut self) {
         let mut patience_ends = None;
         loop {
@@ -76,8 +76,25 @@ impl Worker {
                 break;
             }
         }
+        self.turn_away();
         let ends = Instant::now() + STOP_STEP * 10;
-        while self.take_turn(false) && Instant::now() < ends {}
+        while (self.take_turn(true) || Arc::strong_count(&self.socket) > 1) && Instant::now() < ends
+        {
+        }
+    }
+
+    /// Connects the socket to a port that sends nothing. From then on the kernel gives datagrams to the other sockets of
+    /// the port, those of the process that takes over for instance, or tells clients that nobody is here: so none comes
+    /// between the last look into the queue and the close.
+    fn turn_away(&self) {
+        const DISCARD: u16 = 9;
+        let ip = match self.service.address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        // Where that cannot be done, a datagram may be lost as with any other server.
+        let _ = self.socket.connect((ip, DISCARD));
     }
 
     /// One turn; false if nothing came. Whatever goes wrong, the worker stays: its share of the traffic has nobody
@@ -100,6 +117,10 @@ impl Worker {
     pub fn turn(&mut self, wait: bool) -> io::Result<usize> {
         let count = self.batch.receive(&self.socket, wait)?;
         let received = Instant::now();
+        if count != 0 {
+            let first = || self.batch.datagram(0).peer.ip();
+            self.service.note_heard(first);
+        }
         let worst = self.sieve.worst();
         let under_pressure = self.sieve.look(count, received, &self.socket);
         let zones = self.service.zones.load();

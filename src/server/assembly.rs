@@ -74,6 +74,8 @@ pub struct Plan {
     pub conditions: Vec<(String, Conditions)>,
     /// How long to serve on after the signal to stop; the longest counts.
     pub lameduck: Duration,
+    /// How long it has to be quiet then, before it stops; the longest counts.
+    pub quiet: Quiet,
     /// How to watch the Corefile; the last one counts.
     pub reload: Option<ReloadSettings>,
     /// The upstreams of the block being built; the server puts an empty list here before each block.
@@ -204,6 +206,15 @@ impl Drop for TakenOut {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// When clients have gone elsewhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quiet {
+    /// They have if nothing has come in for so long; zero: they are not waited for.
+    pub time: Duration,
+    /// They are not waited for any longer, counted from the signal to stop.
+    pub patience: Duration,
 }
 
 /// How the Corefile is watched.

@@ -24,6 +24,9 @@ pub mod lent;
 /// Where the Corefile comes from, and reading it.
 pub mod loader;
 
+/// Waiting until clients have gone elsewhere.
+mod leaving;
+
 /// How much memory the process may take.
 pub mod memory;
 
@@ -69,7 +72,7 @@ pub async fn run(options: Options) -> ExitCode {
         tracing::warn!("the limit of open files stays as it is: {error}");
     }
     let process = Process::new(tokio::runtime::Handle::current());
-    let signals = match shutdown::Signals::listen() {
+    let mut signals = match shutdown::Signals::listen() {
         Ok(signals) => signals,
         Err(error) => return refuse(&format!("cannot listen for signals: {error}")),
     };

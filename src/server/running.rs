@@ -1,6 +1,7 @@
 //! The server while it serves: sockets, and the generation behind them.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::plugin::BuildError;
 use crate::server::assembly::ReloadSettings;
 use crate::server::generation::{Generation, ListenAddress, ServeDefaults};
 use crate::server::http::HttpServers;
+use crate::server::leaving;
 use crate::server::loader::Reading;
 use crate::server::process::Process;
 use crate::zone::Zones;
@@ -166,15 +168,24 @@ impl Server {
         }
     }
 
-    /// Stops for good: serves on through the lame duck time, answers what is in flight, closes everything.
+    /// Stops for good: serves on through the lame duck time and until clients have gone elsewhere, answers what is in
+    /// flight, closes everything.
     pub async fn stop(mut self) {
-        let lameduck = self.generation.plan.lameduck;
+        let (lameduck, quiet) = (self.generation.plan.lameduck, self.generation.plan.quiet);
         self.process.readiness.stop();
+        self.open.values().for_each(|open| open.listener.watch());
         if lameduck > Duration::ZERO {
             let shown = GoDuration::from(lameduck);
             tracing::info!(target: "plugin/health", "Going into lameduck mode for {shown}");
-            tokio::time::sleep(lameduck).await;
         }
+        let send_away = async {
+            tokio::time::sleep(lameduck).await;
+            self.open
+                .values()
+                .for_each(|open| open.listener.send_away());
+        };
+        let leave = leaving::wait_for_quiet(lameduck, quiet, || self.heard());
+        tokio::join!(leave, send_away);
         let stopping: Vec<_> = std::mem::take(&mut self.open)
             .into_values()
             .map(|open| tokio::spawn(open.listener.stop()))
@@ -189,6 +200,14 @@ impl Server {
         self.http.stop().await;
         // `errors` has a last summary to print. Nothing else takes its time.
         let _ = tokio::time::timeout(Duration::from_secs(1), tasks.wait()).await;
+    }
+
+    /// How much all listeners have heard since they were told to watch, and who was heard last by the first that was.
+    fn heard(&self) -> (u64, Option<IpAddr>) {
+        let all = self.open.values().map(|open| open.listener.heard());
+        all.fold((0, None), |(sum, last), (heard, client)| {
+            (sum + heard, last.or(client))
+        })
     }
 
     /// The zone lines of the start.

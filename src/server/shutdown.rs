@@ -42,16 +42,11 @@ impl Signals {
     }
 
     /// Waits for a signal that ends a start which is still under way.
-    pub async fn stop_before_start(&self) -> ExitCode {
-        // A second set of handlers: tokio delivers each signal to every listener.
-        match Self::listen() {
-            Ok(mut own) => tokio::select! {
-                _ = own.interrupt.recv() => ExitCode::SUCCESS,
-                _ = own.terminate.recv() => ExitCode::SUCCESS,
-                _ = own.quit.recv() => ExitCode::SUCCESS,
-            },
-            Err(_) => std::future::pending().await,
+    pub async fn stop_before_start(&mut self) -> ExitCode {
+        if let Stop::InOrder(line) = self.stop().await {
+            tracing::info!("{line}");
         }
+        ExitCode::SUCCESS
     }
 
     async fn next(&mut self, look_at: Option<Instant>) -> Event {
@@ -126,13 +121,13 @@ async fn stop_server(server: Server, line: &str, signals: Signals) -> ExitCode {
     }
 }
 
-/// A second interrupt does not wait.
+/// Whoever asks a second time does not want to wait.
 async fn force_quit(mut signals: Signals) -> ExitCode {
-    tokio::select! {
-        _ = signals.interrupt.recv() => {
-            tracing::info!("SIGINT: Force quit");
-            ExitCode::from(2)
-        }
-        _ = signals.quit.recv() => ExitCode::SUCCESS,
-    }
+    let signal = tokio::select! {
+        _ = signals.interrupt.recv() => "SIGINT",
+        _ = signals.terminate.recv() => "SIGTERM",
+        _ = signals.quit.recv() => return ExitCode::SUCCESS,
+    };
+    tracing::info!("{signal}: Force quit");
+    ExitCode::from(2)
 }

@@ -235,6 +235,18 @@ impl Server {
         self.runtime.block_on(listener.stop());
     }
 
+    pub fn watch(&self) {
+        self.listener.as_ref().expect("it runs").watch();
+    }
+
+    pub fn heard(&self) -> (u64, Option<IpAddr>) {
+        self.listener.as_ref().expect("it runs").heard()
+    }
+
+    pub fn send_away(&self) {
+        self.listener.as_ref().expect("it runs").send_away();
+    }
+
     /// The value of a metric without labels.
     pub fn metric(&self, name: &str) -> i64 {
         self.sum(name, "")

@@ -46,6 +46,19 @@ fn the_longest_lame_duck_counts() {
 }
 
 #[test]
+fn who_has_a_lame_duck_time_is_also_waited_for_until_it_is_quiet() {
+    let quiet = |text| {
+        let quiet = built(text).plan.quiet;
+        (quiet.time.as_secs(), quiet.patience.as_secs())
+    };
+    assert_eq!(quiet("health"), (0, 0));
+    assert_eq!(quiet("health {\nlameduck 5s\n}"), (3, 20));
+    assert_eq!(quiet("health {\nlameduck 5s\nquiet 0\n}").0, 0);
+    assert_eq!(quiet("health {\nquiet 10s\n}"), (10, 20));
+    assert_eq!(quiet("health {\nquiet 10s 50s\n}"), (10, 50));
+}
+
+#[test]
 fn the_last_of_two_directives_counts_with_a_warning() {
     let text = "health :1 {\nlameduck 1s\n}\nhealth :2";
     let bed = built(text);
@@ -108,6 +121,18 @@ fn what_is_wrong_is_said_where_it_stands() {
         (
             "health {\nlameducks 5s\n}",
             "error: `health` has no option `lameducks` @ lameducks",
+        ),
+        (
+            "health {\nquiet\n}",
+            "error: `quiet` needs a duration such as 5s @ quiet",
+        ),
+        (
+            "health {\nquiet 1s soon\n}",
+            "error: `soon` is not a duration such as 5s @ soon",
+        ),
+        (
+            "health {\nquiet 1s 2s 3s\n}",
+            "error: `quiet` takes no `3s` @ 3s",
         ),
     ] {
         assert_eq!(faults(&SPEC, text), [fault], "{text}");
