@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 
 use hickory_proto::rr::RecordType::A;
-use program::{Program, answers, ask, free_port, run};
+use program::{Program, answers, ask, free_port, get, run};
 
 /// A block that answers one name from the Corefile itself.
 const ONE_HOST: &str = ".:PORT {
@@ -393,17 +393,4 @@ fn a_client_that_never_goes_does_not_hold_up_a_stop() {
 fn with_http(port: u16, directives: &str) -> String {
     let directives = directives.replace("HTTP", &format!("127.0.0.1:{port}"));
     ONE_HOST.replace("hosts {", &format!("{directives}\n    hosts {{"))
-}
-
-/// The whole answer to one HTTP request.
-fn get(port: u16, path: &str) -> String {
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
-    )
-    .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
 }

@@ -22,8 +22,8 @@ pub struct Loader {
 enum Origin {
     /// A file, read anew at every reload.
     File(PathBuf),
-    /// What standard input held at the start; a reload finds the same again.
-    Stdin(Arc<[u8]>),
+    /// What standard input, or a pipe, held at the start; a reload finds the same again.
+    Held(PathBuf, Arc<[u8]>),
     /// Nothing was there: `whoami` and `log`.
     BuiltIn,
 }
@@ -114,10 +114,10 @@ impl Loader {
                 let text = text::read_bounded(std::io::stdin().lock()).map_err(|error| {
                     format!("cannot read the Corefile from standard input: {error}")
                 })?;
-                Origin::Stdin(text.into())
+                Origin::Held("stdin".into(), text.into())
             }
-            Some(path) if path != Path::new("stdin") => Origin::File(path.to_owned()),
-            _ if Path::new("Corefile").exists() => Origin::File(PathBuf::from("Corefile")),
+            Some(path) if path != Path::new("stdin") => Origin::of(path)?,
+            _ if Path::new("Corefile").exists() => Origin::of(Path::new("Corefile"))?,
             _ => {
                 tracing::warn!(
                     "no Corefile here and no `-conf FILE`: serving the built-in `whoami` and `log`"
@@ -134,11 +134,27 @@ impl Loader {
     /// Reads the Corefile as it is now.
     pub fn read(&mut self) -> Result<Reading, String> {
         match &self.origin {
-            Origin::File(path) => text::read(path)
+            Origin::File(path) => text::read_regular(path)
                 .map(|text| Reading::of(path, &text, self.port))
-                .map_err(|error| format!("cannot read the Corefile `{}`: {error}", path.display())),
-            Origin::Stdin(text) => Ok(Reading::of(Path::new("stdin"), text, self.port)),
+                .map_err(|error| cannot_read(path, &error)),
+            Origin::Held(path, text) => Ok(Reading::of(path, text, self.port)),
             Origin::BuiltIn => Ok(Reading::builtin(self.port)),
         }
     }
+}
+
+impl Origin {
+    /// A pipe (`-conf <(…)`) is read once: later it is empty, or holds up who reads it.
+    fn of(path: &Path) -> Result<Self, String> {
+        let is_once = |metadata: std::fs::Metadata| !metadata.is_file() && !metadata.is_dir();
+        if !std::fs::metadata(path).is_ok_and(is_once) {
+            return Ok(Self::File(path.to_owned()));
+        }
+        let text = text::read(path).map_err(|error| cannot_read(path, &error))?;
+        Ok(Self::Held(path.to_owned(), text.into()))
+    }
+}
+
+fn cannot_read(path: &Path, error: &std::io::Error) -> String {
+    format!("cannot read the Corefile `{}`: {error}", path.display())
 }

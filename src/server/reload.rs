@@ -1,4 +1,9 @@
 //! Watching for a changed Corefile.
+//!
+//! ```text
+//! interval -> read -> changed? -> read again until it stands still -> take up -> in force, or the old one serves on
+//! signal   -> read ------------------------------------------------> take up
+//! ```
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +13,12 @@ use crate::plugin::reload::ReloadMetrics;
 use crate::server::assembly::ReloadSettings;
 use crate::server::loader::{Loader, Reading};
 use crate::server::running::Server;
+
+/// Between two readings of a file that has changed. Who writes it has written by then, or goes on writing.
+const SETTLE_STEP: Duration = Duration::from_millis(200);
+
+/// Readings after which a file that still changes is left to the next look.
+const SETTLE_STEPS: usize = 5;
 
 /// What makes us read the Corefile again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +36,8 @@ pub struct Watcher {
     tried: String,
     /// Whether the built-in Corefile is served.
     serves_builtin: bool,
+    /// Looks in a row that found no Corefile to read.
+    misses: usize,
     metrics: Arc<ReloadMetrics>,
 }
 
@@ -35,6 +48,7 @@ impl Watcher {
             loader,
             tried: serving.hash,
             serves_builtin: serving.is_builtin,
+            misses: 0,
             metrics: server.process().metrics.families::<ReloadMetrics>(),
         }
     }
@@ -43,21 +57,28 @@ impl Watcher {
     pub async fn look(&mut self, server: &mut Server, cause: Cause) {
         let reading = match self.loader.read() {
             Ok(reading) => reading,
-            // A ConfigMap being swapped is away for a moment: the next look will find it.
-            Err(error) if cause == Cause::Interval => {
-                tracing::debug!(target: "plugin/reload", "{error}");
-                return;
-            }
             Err(error) => {
-                self.metrics.count_failure();
-                tracing::error!("Restart failed: {error}; the configuration from before serves on");
+                self.misses += 1;
+                // A file that is being replaced is away for a moment: the next look will find it. One that stays away is
+                // told of once.
+                if matches!(cause, Cause::Signal(_)) || self.misses == 2 {
+                    self.metrics.count_failure();
+                    tracing::error!(
+                        "Restart failed: {error}; the configuration from before serves on"
+                    );
+                }
                 return;
             }
         };
-        if cause == Cause::Interval && reading.hash == self.tried {
-            return;
+        self.misses = 0;
+        if matches!(cause, Cause::Signal(_)) {
+            return self.take_up(server, reading, cause).await;
         }
-        self.take_up(server, reading, cause).await;
+        if reading.hash != self.tried
+            && let Some(reading) = settled(&mut self.loader, reading).await
+        {
+            self.take_up(server, reading, cause).await;
+        }
     }
 
     async fn take_up(&mut self, server: &mut Server, reading: Reading, cause: Cause) {
@@ -101,6 +122,20 @@ impl Watcher {
     }
 }
 
+/// Reads again until two readings in a row are the same. None if that takes too long, or nothing can be read any more.
+/// The first half of a Corefile may well be one.
+async fn settled(loader: &mut Loader, mut last: Reading) -> Option<Reading> {
+    for _ in 0..SETTLE_STEPS {
+        tokio::time::sleep(SETTLE_STEP).await;
+        let next = loader.read().ok()?;
+        if next.hash == last.hash {
+            return Some(next);
+        }
+        last = next;
+    }
+    None
+}
+
 /// The log line that names the configuration being served.
 pub fn announce_hash(hash: &str) {
     tracing::info!(target: "plugin/reload", "Running configuration SHA512 = {hash}");
@@ -126,6 +161,49 @@ pub fn interval_of(settings: ReloadSettings) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Options;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_is_being_written_is_left_until_it_stands_still() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("Corefile");
+        let mut loader = Loader::new(&Options {
+            conf: Some(path.clone()),
+            ..Options::default()
+        })
+        .unwrap();
+        // Every part that is written makes a whole Corefile; none is longer away than two readings.
+        let write = |parts: usize| {
+            let text: String = (0..parts)
+                .map(|part| format!("{part}.test {{\nwhoami\n}}\n"))
+                .collect();
+            std::fs::write(&path, text).unwrap();
+        };
+        write(1);
+        let first = loader.read().unwrap();
+        let writing = async {
+            for parts in 2..=4 {
+                tokio::time::sleep(SETTLE_STEP * 2 / 3).await;
+                write(parts);
+            }
+        };
+        let (reading, ()) = tokio::join!(settled(&mut loader, first), writing);
+        assert_eq!(reading.unwrap().blocks.len(), 4);
+        let first = loader.read().unwrap();
+        let writing = async {
+            for parts in 5..100 {
+                write(parts);
+                tokio::time::sleep(SETTLE_STEP * 2 / 3).await;
+            }
+        };
+        tokio::select! {
+            reading = settled(&mut loader, first) => assert!(reading.is_none()),
+            () = writing => panic!("the file was waited for"),
+        }
+        let first = loader.read().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert!(settled(&mut loader, first).await.is_none());
+    }
 
     #[test]
     fn an_interval_stays_within_half_the_jitter() {

@@ -5,8 +5,8 @@
 mod port;
 
 use std::fs::File;
-use std::io::Read;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -253,6 +253,21 @@ pub(crate) fn try_ask(port: u16, name: &str, record_type: RecordType) -> Option<
         return None;
     };
     Some(Message::from_vec(&reply[..length]).expect("a reply can be read"))
+}
+
+/// The whole answer to one HTTP request.
+#[allow(dead_code, reason = "each test uses its part of the support")]
+pub(crate) fn get(port: u16, path: &str) -> String {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("somebody listens");
+    let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream
+        .write_all(head.as_bytes())
+        .expect("the server reads it");
+    let mut answer = String::new();
+    stream
+        .read_to_string(&mut answer)
+        .expect("it answers in text");
+    answer
 }
 
 /// The data of a reply's answers as text.
