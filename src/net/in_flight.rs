@@ -33,6 +33,7 @@ pub struct InFlight {
     held: Box<[AtomicU32]>,
     seed: foldhash::quality::RandomState,
     gauge: IntGauge,
+    octets_gauge: IntGauge,
 }
 
 /// Why a query must not wait.
@@ -57,14 +58,15 @@ impl Refusal {
 }
 
 impl InFlight {
-    /// Nobody is in flight yet; `gauge` shows how many are.
-    pub fn new(gauge: IntGauge) -> Self {
+    /// Nobody is in flight yet; the gauges show how many are, and their octets.
+    pub fn new(gauge: IntGauge, octets_gauge: IntGauge) -> Self {
         Self {
             used: AtomicUsize::new(0),
             octets: AtomicUsize::new(0),
             held: (0..2 * ROW_LEN).map(|_| AtomicU32::new(0)).collect(),
             seed: foldhash::quality::RandomState::default(),
             gauge,
+            octets_gauge,
         }
     }
 
@@ -98,6 +100,7 @@ impl InFlight {
             self.held[place].fetch_add(1, Ordering::Relaxed);
         }
         self.gauge.inc();
+        self.octets_gauge.add(signed(octets));
         Ok(Permit {
             in_flight: Arc::clone(self),
             places,
@@ -125,6 +128,10 @@ fn take(used: &AtomicUsize, more: usize, max: usize) -> bool {
         .is_ok()
 }
 
+fn signed(octets: usize) -> i64 {
+    i64::try_from(octets).expect("a message is shorter than 64 KiB")
+}
+
 /// One query in flight, for as long as it lives.
 #[derive(Debug)]
 pub struct Permit {
@@ -142,6 +149,7 @@ impl Drop for Permit {
         in_flight.octets.fetch_sub(self.octets, Ordering::AcqRel);
         in_flight.used.fetch_sub(1, Ordering::AcqRel);
         in_flight.gauge.dec();
+        in_flight.octets_gauge.sub(signed(self.octets));
     }
 }
 
@@ -154,8 +162,10 @@ mod tests {
     }
 
     fn in_flight() -> (Arc<InFlight>, IntGauge) {
-        let gauge = IntGauge::new("in_flight", "in flight").unwrap();
-        (Arc::new(InFlight::new(gauge.clone())), gauge)
+        let gauge = |name| IntGauge::new(name, "in flight").unwrap();
+        let queries = gauge("queries");
+        let in_flight = InFlight::new(queries.clone(), gauge("octets"));
+        (Arc::new(in_flight), queries)
     }
 
     fn limits(queries: usize) -> Limits {
@@ -236,7 +246,9 @@ mod tests {
         assert_eq!(enter(2, 11).unwrap_err(), Refusal::Octets);
         let short = enter(2, 10).unwrap();
         assert_eq!(gauge.get(), 2);
+        assert_eq!(in_flight.octets_gauge.get(), 1000);
         drop((long, short));
+        assert_eq!(in_flight.octets_gauge.get(), 0);
         assert!(enter(2, 1000).is_ok());
     }
 }

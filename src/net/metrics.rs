@@ -23,6 +23,8 @@ pub struct NetMetrics {
     pub receive_failures: IntCounter,
     /// Queries that wait for something.
     pub in_flight: IntGauge,
+    /// Their octets, as they came in.
+    pub in_flight_octets: IntGauge,
     /// Queries refused because too many were waiting, by what there was too much of.
     pub in_flight_refused: Refused,
     /// Open TCP connections.
@@ -125,6 +127,10 @@ impl Families for NetMetrics {
             in_flight: gauge(
                 "fingerpost_queries_in_flight",
                 "queries that wait for something",
+            )?,
+            in_flight_octets: gauge(
+                "fingerpost_queries_in_flight_bytes",
+                "octets of the queries that wait for something; their bound is 4 MiB",
             )?,
             in_flight_refused: Refused::register(registry)?,
             connections: gauge("fingerpost_tcp_connections", "open TCP connections")?,

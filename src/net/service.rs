@@ -73,7 +73,10 @@ impl Service {
         let made = process
             .shared
             .get_or_try::<InFlight, std::convert::Infallible>("", || {
-                Ok(Arc::new(InFlight::new(metrics.in_flight.clone())))
+                Ok(Arc::new(InFlight::new(
+                    metrics.in_flight.clone(),
+                    metrics.in_flight_octets.clone(),
+                )))
             });
         let Ok(in_flight) = made;
         Arc::new(Self {

@@ -95,14 +95,19 @@ impl Flights {
 }
 
 impl Table {
-    /// What is remembered of a question.
-    fn failure(&mut self, key: &Arc<[u8]>, now: Instant) -> Option<Failure> {
+    /// Forgets what is over.
+    fn expire(&mut self, now: Instant) {
         while let Some((at, oldest)) = self.failed_at.front()
             && now.saturating_duration_since(*at) >= MEMORY
         {
             self.failed.remove(oldest);
             self.failed_at.pop_front();
         }
+    }
+
+    /// What is remembered of a question.
+    fn failure(&mut self, key: &Arc<[u8]>, now: Instant) -> Option<Failure> {
+        self.expire(now);
         let failure = self.failed.get(key)?;
         Some(Failure {
             rcode: failure.rcode,
@@ -115,31 +120,34 @@ impl Table {
         })
     }
 
-    /// Remembers a question that nobody replied to.
-    fn remember(&mut self, key: &Arc<[u8]>, failure: Failure, now: Instant) {
+    /// Remembers a question that nobody replied to; true if another one was forgotten before its time.
+    fn remember(&mut self, key: &Arc<[u8]>, failure: Failure, now: Instant) -> bool {
+        self.expire(now);
         // Whoever asked was told what is remembered, so there is nothing of it yet.
         if self.failed.insert(Arc::clone(key), failure).is_some() {
-            return;
+            return false;
         }
         self.failed_at.push_back((now, Arc::clone(key)));
-        if self.failed_at.len() > REMEMBERED_MAX
-            && let Some((_, oldest)) = self.failed_at.pop_front()
-        {
-            self.failed.remove(&oldest);
+        if self.failed_at.len() <= REMEMBERED_MAX {
+            return false;
         }
+        let oldest = self.failed_at.pop_front();
+        oldest.is_some_and(|(_, oldest)| self.failed.remove(&oldest).is_some())
     }
 }
 
 impl Flight<'_> {
     /// Hands a copy of the verdict to everyone who waits, and remembers it if it is a failure after upstreams were
-    /// asked `in_vain`. Other failures are those of this moment, and cost upstreams nothing.
-    pub(super) fn land(self, verdict: &Verdict, in_vain: bool) {
+    /// asked `in_vain`. Other failures are those of this moment, and cost upstreams nothing. True if there was no room to
+    /// remember it, so that an older one was forgotten.
+    pub(super) fn land(self, verdict: &Verdict, in_vain: bool) -> bool {
+        let mut one_forgotten = false;
         let waiters = {
             let mut table = self.flights.table();
             if let Verdict::Fail(failure) = verdict
                 && in_vain
             {
-                table.remember(&self.key, copy_of_failure(failure), Instant::now());
+                one_forgotten = table.remember(&self.key, copy_of_failure(failure), Instant::now());
             }
             table.waiting.remove(&self.key)
         };
@@ -147,6 +155,7 @@ impl Flight<'_> {
             // Whoever has gone meanwhile wants nothing.
             let _ = waiter.send(copy_of(verdict));
         }
+        one_forgotten
     }
 }
 
@@ -261,7 +270,7 @@ mod tests {
         let Join::Lead(flight) = flights.join(key, Instant::now()) else {
             panic!("nothing is known of it");
         };
-        flight.land(&silence(), in_vain);
+        assert!(!flight.land(&silence(), in_vain));
     }
 
     #[test]
@@ -305,10 +314,17 @@ mod tests {
             let Verdict::Fail(failure) = silence() else {
                 unreachable!("it is one");
             };
-            table.remember(name, failure, now);
+            let one_forgotten = table.remember(name, failure, now);
+            assert_eq!(one_forgotten, Arc::ptr_eq(name, &names[REMEMBERED_MAX]));
         }
         assert_eq!(table.failed.len(), REMEMBERED_MAX);
         assert!(table.failure(&names[0], now).is_none());
         assert!(table.failure(&names[1], now).is_some());
+        // What is over makes room without a loss.
+        let Verdict::Fail(failure) = silence() else {
+            unreachable!("it is one");
+        };
+        assert!(!table.remember(&names[0], failure, now + MEMORY));
+        assert_eq!(table.failed.len(), 1);
     }
 }

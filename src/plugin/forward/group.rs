@@ -143,7 +143,9 @@ impl Group {
                                 (failed(trouble), was_sent)
                             }
                         };
-                        flight.land(&verdict, in_vain);
+                        if flight.land(&verdict, in_vain) {
+                            self.metrics.forgotten.inc();
+                        }
                         return verdict;
                     }
                     Join::Failed(failure) => {

@@ -34,6 +34,8 @@ pub(super) struct ForwardMetrics {
     hedges: [IntCounter; 3],
     /// Queries that failed because an identical one had, a moment ago.
     pub(super) remembered: IntCounter,
+    /// Failures that were forgotten before their second was over.
+    pub(super) forgotten: IntCounter,
 }
 
 impl Families for ForwardMetrics {
@@ -120,6 +122,10 @@ impl Families for ForwardMetrics {
             remembered: counter(
                 "fingerpost_forward_remembered_failures_total",
                 "queries that failed at once because no upstream had replied to an identical one",
+            )?,
+            forgotten: counter(
+                "fingerpost_forward_forgotten_failures_total",
+                "failures that were forgotten before their second was over, for want of room",
             )?,
         })
     }
