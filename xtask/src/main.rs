@@ -40,7 +40,9 @@ usage: cargo xtask COMMAND
   bench fairness     losses and times of many clients beside one in a loop (`… fairness --help`)
   bench instructions instructions of an answer, against the baseline (`… instructions --help`)
   bench memory       memory, time to ready and recovery at 1,000 to 100,000 Services (`… memory --help`)
+  bench outage       every answer while the API server is away for long (`… outage --help`)
   bench propagation  from a write at the API server to the right answer (`… propagation --help`)
+  bench restart      from `kill -9` to the first right answer, with and without a snapshot (`… restart --help`)
   echo PORT          answers everything with one address: the bare socket, and an upstream
   load               queries at a steady rate from many addresses, losses by ID (`load --help`)
   image              the container image, as an OCI archive, and its SBOM (`image --help`)

@@ -82,7 +82,7 @@ impl Client {
 }
 
 impl Right {
-    fn is_in(&self, reply: &[u8]) -> bool {
+    pub fn is_in(&self, reply: &[u8]) -> bool {
         let (rcode, answers) = (reply[3] & 15, u16::from_be_bytes([reply[6], reply[7]]));
         let has = |octets: &[u8]| reply.windows(octets.len()).any(|window| window == octets);
         match self {

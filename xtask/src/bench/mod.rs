@@ -1,6 +1,7 @@
 //! `bench`, `bench speed`: what a query costs, beside other servers. `bench memory|propagation`: what the server costs
 //! beside a real API server. `bench fairness|blackhole`: who gets what under a flood.
-//! `bench failover`: what clients notice of upstreams that fail.
+//! `bench failover`: what clients notice of upstreams that fail; `bench restart|outage`: of a server that is killed, of an
+//! API server that is away.
 //! `bench instructions`: what an answer costs, in a number that repeats.
 //!
 //! ```text
@@ -25,9 +26,11 @@ mod fairness;
 pub mod instructions;
 mod memory;
 mod objects;
+mod outage;
 mod pinned;
 mod propagation;
 mod report;
+mod restart;
 mod speed;
 mod subject;
 
@@ -43,6 +46,10 @@ pub fn run(words: &[&str]) -> Result<(), String> {
         ["blackhole", rest @ ..] => return blackhole::run(&Args::parse(rest, blackhole::FLAGS)?),
         ["failover", "--help" | "-h"] => println!("{}", failover::HELP),
         ["failover", rest @ ..] => return failover::run(&Args::parse(rest, failover::FLAGS)?),
+        ["outage", "--help" | "-h"] => println!("{}", outage::HELP),
+        ["outage", rest @ ..] => return outage::run(&Args::parse(rest, outage::FLAGS)?),
+        ["restart", "--help" | "-h"] => println!("{}", restart::HELP),
+        ["restart", rest @ ..] => return restart::run(&Args::parse(rest, restart::FLAGS)?),
         ["speed", "--help" | "-h"] => println!("{}", speed::HELP),
         [] => return speed::run(&[]),
         ["speed", rest @ ..] => return speed::run(rest),
@@ -59,7 +66,7 @@ pub fn run(words: &[&str]) -> Result<(), String> {
         _ => {
             return Err(
                 "`bench blackhole`, `bench failover`, `bench fairness`, `bench instructions`, `bench memory`, \
-                 `bench propagation`, `bench report` and `bench speed` are there; see `help`"
+                 `bench outage`, `bench propagation`, `bench report`, `bench restart` and `bench speed` are there; see `help`"
                     .into(),
             );
         }

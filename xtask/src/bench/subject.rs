@@ -75,21 +75,24 @@ impl Subject {
         let text = self.corefile(kubeconfig, [port, ready, health, metrics, upstream]);
         std::fs::write(&corefile, &text)
             .map_err(|error| format!("{}: {error}", corefile.display()))?;
-        let mut command = Command::new(&self.program);
-        command
-            .current_dir(folder)
-            .arg("-conf")
-            .arg(&corefile)
-            .process_group(0);
         let started = Instant::now();
-        let running = Running::start(&mut command, &folder.join(format!("{}.log", self.name)))?;
         Ok(Server {
-            running,
+            running: self.spawn(folder, &corefile)?,
             port,
             ready,
             started,
             corefile,
         })
+    }
+
+    fn spawn(&self, folder: &Path, corefile: &Path) -> Result<Running, String> {
+        let mut command = Command::new(&self.program);
+        command
+            .current_dir(folder)
+            .arg("-conf")
+            .arg(corefile)
+            .process_group(0);
+        Running::start(&mut command, &folder.join(format!("{}.log", self.name)))
     }
 
     fn corefile(
@@ -154,6 +157,24 @@ impl Server {
         self.running
             .wait_until("`ready`", Duration::ZERO, || took.is_some())?;
         took.ok_or_else(|| "it is not ready".into())
+    }
+
+    /// Kills it without warning and starts it again where it was, with the Corefile that it has.
+    pub fn kill_and_start(&mut self, subject: &Subject, folder: &Path) -> Result<(), String> {
+        self.started = Instant::now();
+        self.running.kill();
+        self.running = subject.spawn(folder, &self.corefile)?;
+        Ok(())
+    }
+
+    /// Since it was started, or was killed to be started again.
+    pub fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Whether it says now that it is ready.
+    pub fn is_ready(&self) -> bool {
+        get_ready(self.ready).is_some()
     }
 
     pub fn id(&self) -> u32 {
