@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use hickory_proto::rr::RecordType;
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
@@ -65,11 +66,7 @@ impl Lab {
             &corefile,
             None,
         );
-        program.wait_for_answer(
-            "web.shop.svc.cluster.local.",
-            hickory_proto::rr::RecordType::A,
-            &["10.96.0.7"],
-        );
+        program.wait_for_answer("web.shop.svc.cluster.local.", RecordType::A, &["10.96.0.7"]);
         Self {
             program,
             health,
@@ -125,7 +122,7 @@ impl Lab {
         );
         let new = format!("{name}.shop.svc.cluster.local.");
         self.program
-            .wait_for_answer(&new, hickory_proto::rr::RecordType::A, &["10.96.0.8"]);
+            .wait_for_answer(&new, RecordType::A, &["10.96.0.8"]);
     }
 }
 
@@ -142,6 +139,14 @@ fn tcp_clients_leave_half_of_few_descriptors_to_probes_upstreams_and_the_api_ser
         assert!(is_well(lab.health), "round {round}");
     }
     lab.assert_serves("crowded");
+    // The API server is connected to anew, too.
+    lab.model.cut();
+    let name = "anew.shop.svc.cluster.local.";
+    wait_until("a change over another connection", || {
+        let service = service("anew", "10.96.0.9");
+        lab.model.set(Resource::Services, service, Wire::Delivers);
+        lab.program.ask(name, RecordType::A) == ["10.96.0.9"]
+    });
     assert_eq!(
         count(lab.metrics, "fingerpost_tcp_accept_failures_total", ""),
         0

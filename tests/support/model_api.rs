@@ -88,6 +88,11 @@ impl Model {
         });
     }
 
+    /// Ends every watch, and its connection with it.
+    pub fn cut(&self) {
+        self.with(|inner| inner.watches.clear());
+    }
+
     /// From now on events stay on the way.
     pub fn hold(&self) {
         self.with(|inner| inner.held = Some(Vec::new()));
