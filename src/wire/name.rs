@@ -118,15 +118,15 @@ impl<'a> NameRef<'a> {
     /// Octets of this name that stand left of `zone`, if it is at or below it.
     pub fn prefix_len(self, zone: NameRef<'_>) -> Option<usize> {
         let split = self.0.len().checked_sub(zone.0.len())?;
+        if zone.is_root() {
+            return Some(split);
+        }
         let tail = &self.0[split..];
         // Mostly both are in lower case, and octets compare faster than letters.
         if tail != zone.0 && !tail.eq_ignore_ascii_case(zone.0) {
             return None;
         }
-        // The octets match; they are a suffix of labels only if the split is between two labels, as the root's always is.
-        if zone.is_root() {
-            return Some(split);
-        }
+        // The octets match; they are a suffix of labels only if the split is between two labels.
         let mut at = 0;
         while at < split {
             at += 1 + usize::from(self.0[at]);
@@ -161,19 +161,32 @@ impl fmt::Display for NameRef<'_> {
             return f.write_str(".");
         }
         for label in self.labels() {
-            for &octet in label {
-                match octet {
-                    b'.' | b'\\' | b'"' | b'(' | b')' | b';' | b'@' | b'$' | b' ' | b'\'' => {
-                        write!(f, "\\{}", char::from(octet))?
-                    }
-                    0x21..=0x7e => write!(f, "{}", char::from(octet))?,
-                    _ => write!(f, "\\{octet:03}")?,
-                }
+            match std::str::from_utf8(label) {
+                // Nearly every label there is; octet by octet a name costs more than the rest of a log line.
+                Ok(text) if label.iter().all(is_plain) => f.write_str(text)?,
+                _ => write_escaped(label, f)?,
             }
             f.write_str(".")?;
         }
         Ok(())
     }
+}
+
+fn is_plain(octet: &u8) -> bool {
+    octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_')
+}
+
+fn write_escaped(label: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    for &octet in label {
+        match octet {
+            b'.' | b'\\' | b'"' | b'(' | b')' | b';' | b'@' | b'$' | b' ' | b'\'' => {
+                write!(f, "\\{}", char::from(octet))?
+            }
+            0x21..=0x7e => write!(f, "{}", char::from(octet))?,
+            _ => write!(f, "\\{octet:03}")?,
+        }
+    }
+    Ok(())
 }
 
 impl fmt::Debug for NameRef<'_> {

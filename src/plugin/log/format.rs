@@ -13,6 +13,9 @@
 
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use itoa::Buffer as Number;
 
 use crate::chain::exchange::Exchange;
 use crate::wire::HEADER_LEN;
@@ -138,25 +141,27 @@ impl Value {
             Self::Name => write!(line, "{}", exchange.qname()),
             Self::Proto => line.write_str(arrival.protocol.as_str()),
             Self::Remote => write_address(line, arrival.client),
-            Self::Port => write!(line, "{}", arrival.client.port()),
+            Self::Port => line.write_str(Number::new().format(arrival.client.port())),
             Self::Local => write_address(line, arrival.local),
-            Self::Size => write!(line, "{}", query.message().len()),
-            Self::Id => write!(line, "{}", query.id()),
+            Self::Size => line.write_str(Number::new().format(query.message().len())),
+            Self::Id => line.write_str(Number::new().format(query.id())),
             // Only queries come this far.
             Self::Opcode => line.write_str("0"),
-            Self::DnssecOk => write!(line, "{}", query.dnssec_ok()),
-            Self::ReplyMax => write!(line, "{}", exchange.limit()),
+            Self::DnssecOk => line.write_str(if query.dnssec_ok() { "true" } else { "false" }),
+            Self::ReplyMax => line.write_str(Number::new().format(exchange.limit())),
             Self::Rcode if is_sent => match exchange.reply.rcode.mnemonic() {
                 Some(text) => line.write_str(text),
                 None => write!(line, "{}", exchange.reply.rcode.0),
             },
             Self::ReplyFlags if is_sent => write_flags(line, exchange),
-            Self::ReplySize if is_sent => write!(line, "{}", uncompressed_len(&exchange.reply)),
+            Self::ReplySize if is_sent => {
+                line.write_str(Number::new().format(uncompressed_len(&exchange.reply)))
+            }
             Self::ReplySize => line.write_str("0"),
             Self::Rcode | Self::ReplyFlags => line.write_str("-"),
             Self::Metadata(label) if exchange.metadata(label, line) => Ok(()),
             Self::Metadata(_) => line.write_str("-"),
-            Self::Duration => write!(line, "{}s", arrival.received.elapsed().as_secs_f64()),
+            Self::Duration => write_seconds(line, arrival.received.elapsed()),
         }
     }
 }
@@ -167,8 +172,27 @@ fn write_address(line: &mut String, address: SocketAddr) -> std::fmt::Result {
             write!(line, "[{ip}%{}]", address.scope_id())
         }
         (IpAddr::V6(ip), _) => write!(line, "[{ip}]"),
-        (IpAddr::V4(ip), _) => write!(line, "{ip}"),
+        (IpAddr::V4(ip), _) => {
+            for (place, octet) in ip.octets().into_iter().enumerate() {
+                line.write_str(if place == 0 { "" } else { "." })?;
+                line.write_str(Number::new().format(octet))?;
+            }
+            Ok(())
+        }
     }
+}
+
+/// Seconds as CoreDNS writes them: as many decimals as it takes, and no exponent.
+fn write_seconds(line: &mut String, time: Duration) -> std::fmt::Result {
+    line.write_str(Number::new().format(time.as_secs()))?;
+    if time.subsec_nanos() != 0 {
+        // The billion in front keeps the zeros.
+        let mut digits = Number::new();
+        let decimals = &digits.format(1_000_000_000 + time.subsec_nanos())[1..];
+        line.write_str(".")?;
+        line.write_str(decimals.trim_end_matches('0'))?;
+    }
+    line.write_str("s")
 }
 
 fn write_flags(line: &mut String, exchange: &Exchange<'_>) -> std::fmt::Result {
@@ -223,4 +247,31 @@ fn rdata_len(message: &[u8], record: &RecordRef<'_>) -> usize {
         at = end;
     }
     length
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_is_written_as_a_float_of_seconds_would_be() {
+        for nanoseconds in [
+            0,
+            1,
+            10,
+            999,
+            12_345,
+            250_000,
+            1_000_000,
+            999_999_999,
+            1_000_000_000,
+            1_500_000_000,
+            61_020_030_040,
+        ] {
+            let time = Duration::from_nanos(nanoseconds);
+            let mut line = String::new();
+            write_seconds(&mut line, time).expect("a string takes all");
+            assert_eq!(line, format!("{}s", time.as_secs_f64()));
+        }
+    }
 }
