@@ -24,6 +24,9 @@ pub mod deferred;
 /// Where the resolver of a client looks for a name.
 pub mod search;
 
+/// The time that an answer took.
+pub mod stopwatch;
+
 /// Questions to the plugins below, apart from the one that was asked.
 pub mod aside;
 
@@ -33,7 +36,7 @@ use std::sync::Arc;
 use crate::chain::content::Held;
 use crate::chain::deferred::Outcome;
 use crate::chain::exchange::Exchange;
-use crate::chain::plugin::{After, Pending, Plugin, Step};
+use crate::chain::plugin::{After, Passes, Pending, Plugin, Step};
 use crate::chain::search::SearchPath;
 use crate::wire::code::Rcode;
 use crate::wire::edns::ExtendedError;
@@ -43,13 +46,18 @@ const NO_NEXT_PLUGIN: &str = "no next plugin found";
 
 /// The plugins of a server block, in the order of the registry.
 pub struct Chain {
-    links: Box<[Arc<dyn Plugin>]>,
+    links: Box<[Link]>,
     /// Places of the links that may own names, worked out once.
     owners: Box<[usize]>,
 }
 
+struct Link {
+    plugin: Arc<dyn Plugin>,
+    passes: Passes,
+}
+
 impl Chain {
-    /// A chain of these links.
+    /// A chain of these plugins.
     pub fn new(links: Vec<Arc<dyn Plugin>>) -> Self {
         let owners = links
             .iter()
@@ -57,8 +65,12 @@ impl Chain {
             .filter(|(_, link)| link.may_own())
             .map(|(place, _)| place)
             .collect();
+        let links = links.into_iter().map(|plugin| Link {
+            passes: plugin.passes(),
+            plugin,
+        });
         Self {
-            links: links.into(),
+            links: links.collect(),
             owners,
         }
     }
@@ -68,13 +80,17 @@ impl Chain {
         self.links.is_empty()
     }
 
+    fn plugins(&self) -> impl Iterator<Item = &dyn Plugin> {
+        self.links.iter().map(|link| &*link.plugin)
+    }
+
     /// The names of its links, in order.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
-        self.links.iter().map(|link| link.name())
+        self.plugins().map(|plugin| plugin.name())
     }
 
     pub(in crate::chain) fn name_of(&self, depth: usize) -> &'static str {
-        self.links[depth].name()
+        self.links[depth].plugin.name()
     }
 
     pub(in crate::chain) fn answer_at_once(
@@ -82,20 +98,20 @@ impl Chain {
         depth: usize,
         exchange: &mut Exchange<'_>,
     ) -> bool {
-        self.links[depth].answer_at_once(exchange)
+        self.links[depth].plugin.answer_at_once(exchange)
     }
 
     pub(in crate::chain) fn owned_below(&self, exchange: &Exchange<'_>) -> bool {
         self.owners
             .iter()
-            .any(|&place| place > exchange.depth() && self.links[place].owns(exchange))
+            .any(|&place| place > exchange.depth() && self.links[place].plugin.owns(exchange))
     }
 
     /// What the first plugin below the one being asked has of a zone that it holds.
     pub(in crate::chain) fn content_below(&self, exchange: &Exchange<'_>) -> Held {
-        let below = self.links.iter().skip(exchange.depth() + 1);
-        below
-            .map(|link| link.content(exchange.qname()))
+        self.plugins()
+            .skip(exchange.depth() + 1)
+            .map(|plugin| plugin.content(exchange.qname()))
             .find(|held| !matches!(held, Held::Nothing))
             .unwrap_or(Held::Nothing)
     }
@@ -105,9 +121,9 @@ impl Chain {
         plugin: &str,
         exchange: &'e Exchange<'_>,
     ) -> Option<SearchPath<'e>> {
-        let mut links = self.links.iter().skip(exchange.depth() + 1);
-        let link = links.find(|link| link.name() == plugin)?;
-        link.search_path(exchange)
+        let mut below = self.plugins().skip(exchange.depth() + 1);
+        let found = below.find(|below| below.name() == plugin)?;
+        found.search_path(exchange)
     }
 
     pub(in crate::chain) fn metadata(
@@ -116,8 +132,8 @@ impl Chain {
         exchange: &Exchange<'_>,
         value: &mut dyn Write,
     ) -> bool {
-        let mut links = self.links.iter();
-        links.any(|link| link.metadata(label, exchange, value))
+        self.plugins()
+            .any(|plugin| plugin.metadata(label, exchange, value))
     }
 
     /// Runs the chain of the exchange's block as far as memory can take it, from the link `floor` on.
@@ -133,11 +149,14 @@ impl Chain {
     ) -> Outcome {
         let chain = &exchange.block().chain;
         for (depth, link) in chain.links.iter().enumerate().skip(from) {
+            if link.passes == Passes::Queries {
+                continue;
+            }
             exchange.depth = depth;
-            match link.query(exchange) {
+            match link.plugin.query(exchange) {
                 Step::Next => {}
                 Step::Answered => {
-                    exchange.state.answered_by = Some(link.name());
+                    exchange.state.answered_by = Some(link.plugin.name());
                     return Self::climb(exchange, depth, floor);
                 }
                 Step::Defer(pending) => return Self::defer(exchange, pending, floor, false),
@@ -162,8 +181,12 @@ impl Chain {
     ) -> Outcome {
         let chain = &exchange.block().chain;
         for place in (floor..depth).rev() {
+            let link = &chain.links[place];
+            if link.passes == Passes::Replies {
+                continue;
+            }
             exchange.depth = place;
-            match chain.links[place].reply(exchange) {
+            match link.plugin.reply(exchange) {
                 After::Done => {}
                 After::Defer(pending) => return Self::defer(exchange, pending, floor, true),
             }

@@ -23,6 +23,11 @@ pub trait Plugin: Send + Sync + 'static {
         After::Done
     }
 
+    /// The ways on which this plugin looks at nothing: the chain leaves it out there. Asked once, at load.
+    fn passes(&self) -> Passes {
+        Passes::Never
+    }
+
     /// Answers a query for which `query` said [`Step::Defer`] and that must not wait, because there is no room for one
     /// more in flight. False if there is nothing better than a failure. Must not block.
     fn answer_at_once(&self, _exchange: &mut Exchange<'_>) -> bool {
@@ -62,6 +67,17 @@ pub trait Plugin: Send + Sync + 'static {
     fn metadata(&self, _label: &str, _exchange: &Exchange<'_>, _value: &mut dyn Write) -> bool {
         false
     }
+}
+
+/// The way on which a plugin has nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passes {
+    /// It looks at queries and at replies.
+    Never,
+    /// [`Plugin::query`] says [`Step::Next`] to everything.
+    Queries,
+    /// [`Plugin::reply`] says [`After::Done`] to everything, and leaves it as it is.
+    Replies,
 }
 
 /// What a plugin wants after looking at a query.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::chain::deferred::{Deferred, Outcome};
 use crate::chain::exchange::{Arrival, Protocol};
+use crate::chain::stopwatch;
 use crate::net::batch::{self, Batch, ReturnPath};
 use crate::net::offenders::Resource;
 use crate::net::service::{Flight, Seldom, Service, Waiting};
@@ -126,6 +127,7 @@ impl Worker {
         let zones = self.service.zones.load();
         let is_crowded = self.unsent.is_full();
         let mut excess = 0;
+        let _timed = stopwatch::Batch::begin(received);
         for index in 0..count {
             if under_pressure && self.sieve.is_excess(self.batch.datagram(index).peer.ip()) {
                 excess += 1;

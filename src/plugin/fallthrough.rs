@@ -18,6 +18,12 @@ impl Fallthrough {
         }
     }
 
+    /// For the names at or below these.
+    #[cfg(test)]
+    pub fn of(zones: Vec<Name>) -> Self {
+        Self { zones }
+    }
+
     /// Reads the option: every name if it lists no zone.
     pub fn parse(option: &Directive, context: &mut Context<'_>) -> Self {
         if option.args.is_empty() {
@@ -26,6 +32,11 @@ impl Fallthrough {
         Self {
             zones: context.zones(&option.args),
         }
+    }
+
+    /// It is for the names at or below these.
+    pub fn zones(&self) -> &[Name] {
+        &self.zones
     }
 
     /// Whether `qname` is passed on.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::chain::exchange::Exchange;
-use crate::chain::plugin::{Plugin, Step};
+use crate::chain::plugin::{Passes, Plugin, Step};
 use crate::corefile::args::Args;
 use crate::plugin::{BuildError, Config, Context, Spec};
 use crate::server::assembly::Assembly;
@@ -47,6 +47,10 @@ struct Any;
 impl Plugin for Any {
     fn name(&self) -> &'static str {
         SPEC.name
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::Replies
     }
 
     fn query(&self, exchange: &mut Exchange<'_>) -> Step {

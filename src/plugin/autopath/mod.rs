@@ -26,7 +26,7 @@ use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 use crate::chain::aside::{Aside, Room};
 use crate::chain::deferred::Deferred;
 use crate::chain::exchange::{Below, Exchange, State};
-use crate::chain::plugin::{After, Answer, Failure, Plugin, Step, Verdict};
+use crate::chain::plugin::{After, Answer, Failure, Passes, Plugin, Step, Verdict};
 use crate::chain::search::SearchPath;
 use crate::plugin::Spec;
 use crate::telemetry::metrics::Families;
@@ -114,6 +114,10 @@ impl Successes {
 impl Plugin for Autopath {
     fn name(&self) -> &'static str {
         SPEC.name
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::Queries
     }
 
     fn query(&self, _exchange: &mut Exchange<'_>) -> Step {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::chain::exchange::Exchange;
-use crate::chain::plugin::{Plugin, Step};
+use crate::chain::plugin::{Passes, Plugin, Step};
 use crate::corefile::args::{Args, read_as};
 use crate::corefile::diagnostic::Diagnostic;
 use crate::plugin::{BuildError, Config, Context, Spec};
@@ -67,6 +67,10 @@ struct Bufsize {
 impl Plugin for Bufsize {
     fn name(&self) -> &'static str {
         SPEC.name
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::Replies
     }
 
     fn query(&self, exchange: &mut Exchange<'_>) -> Step {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::chain::exchange::Exchange;
-use crate::chain::plugin::{Plugin, Step};
+use crate::chain::plugin::{Passes, Plugin, Step};
 use crate::corefile::args::{Args, GoDuration, read_as};
 use crate::corefile::diagnostic::Diagnostic;
 use crate::plugin::{BuildError, Config, Context, Spec};
@@ -75,6 +75,10 @@ struct Cancel {
 impl Plugin for Cancel {
     fn name(&self) -> &'static str {
         SPEC.name
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::Replies
     }
 
     fn query(&self, exchange: &mut Exchange<'_>) -> Step {

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::chain::exchange::{Exchange, Protocol};
-use crate::chain::plugin::{Plugin, Step};
+use crate::chain::plugin::{Passes, Plugin, Step};
 use crate::plugin::Spec;
 use crate::plugin::cookie::config::Drawn;
 use crate::plugin::cookie::metrics::CookieMetrics;
@@ -59,6 +59,10 @@ impl Cookie {
 impl Plugin for Cookie {
     fn name(&self) -> &'static str {
         SPEC.name
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::Replies
     }
 
     fn query(&self, exchange: &mut Exchange<'_>) -> Step {

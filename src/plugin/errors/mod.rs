@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::chain::exchange::Exchange;
-use crate::chain::plugin::{After, Plugin, Step};
+use crate::chain::plugin::{After, Passes, Plugin, Step};
 use crate::plugin::Spec;
 use crate::plugin::errors::config::LogLevel;
 use crate::plugin::errors::consolidate::{Hit, Pattern};
@@ -42,6 +42,10 @@ pub(in crate::plugin::errors) struct Errors {
 impl Plugin for Errors {
     fn name(&self) -> &'static str {
         SPEC.name
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::Queries
     }
 
     fn query(&self, _exchange: &mut Exchange<'_>) -> Step {

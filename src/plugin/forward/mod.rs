@@ -54,7 +54,7 @@ use http::Method;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::chain::exchange::{Exchange, Protocol};
-use crate::chain::plugin::{Plugin, Step};
+use crate::chain::plugin::{Passes, Plugin, Step};
 use crate::plugin::forward::budget::Budget;
 use crate::plugin::forward::config::{ForwardConfig, Stanza, Transport};
 use crate::plugin::forward::group::{Group, Member};
@@ -262,6 +262,10 @@ impl Plugin for Forward {
             .upstream
             .filter(|_| label == "forward/upstream");
         upstream.is_some_and(|upstream| write!(value, "{upstream}").is_ok())
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::Replies
     }
 
     fn query(&self, exchange: &mut Exchange<'_>) -> Step {

@@ -20,7 +20,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::chain::exchange::Exchange;
-use crate::chain::plugin::{Plugin, Step};
+use crate::chain::plugin::{Passes, Plugin, Step};
 use crate::plugin::Spec;
 use crate::plugin::fallthrough::Fallthrough;
 use crate::plugin::hosts::file::HostsFile;
@@ -57,6 +57,10 @@ enum Verdict {
 impl Plugin for Hosts {
     fn name(&self) -> &'static str {
         SPEC.name
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::Replies
     }
 
     fn query(&self, exchange: &mut Exchange<'_>) -> Step {

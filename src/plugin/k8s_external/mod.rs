@@ -30,7 +30,7 @@ use arc_swap::Guard;
 
 use crate::chain::content::Held;
 use crate::chain::exchange::Exchange;
-use crate::chain::plugin::{Plugin, Step};
+use crate::chain::plugin::{Passes, Plugin, Step};
 use crate::cluster::table::{ServiceView, ViewKind};
 use crate::plugin::Spec;
 use crate::plugin::fallthrough::Fallthrough;
@@ -114,6 +114,10 @@ enum Finding<'q> {
 impl Plugin for External {
     fn name(&self) -> &'static str {
         SPEC.name
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::Replies
     }
 
     fn query(&self, exchange: &mut Exchange<'_>) -> Step {

@@ -46,8 +46,7 @@ impl Kubernetes {
             let next = Asked {
                 name: lower.as_ref(),
                 split,
-                qtype: asked.qtype,
-                servable: asked.servable,
+                ..*asked
             };
             match self.find(&next) {
                 Finding::Service(_, view) if matches!(view.kind, ViewKind::ExternalName(_)) => {

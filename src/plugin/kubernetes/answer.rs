@@ -79,7 +79,9 @@ impl Kubernetes {
             Finding::Version => {
                 reply.txt(Owner::Question, Class::IN, SCHEMA_TTL, &[SCHEMA_VERSION]);
             }
-            Finding::Pointer(address) => self.write_pointers(address, reply),
+            Finding::Pointer(address, own) => {
+                self.write_pointers(address, own.as_deref(), reply);
+            }
             Finding::Pod { address, pods, at } => {
                 self.write_pod(asked, address, pods, at, zone, reply)
             }

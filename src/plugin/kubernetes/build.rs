@@ -18,7 +18,7 @@ use crate::plugin::kubernetes::config::KubernetesConfig;
 #[cfg(feature = "kubernetes")]
 use crate::plugin::kubernetes::config::SnapshotConfig;
 use crate::plugin::kubernetes::status::{self, ClusterGauges, KubernetesMetrics};
-use crate::plugin::kubernetes::{Kubernetes, PodMode, SPEC, nameserver};
+use crate::plugin::kubernetes::{Kubernetes, Origin, PodMode, SPEC, nameserver};
 use crate::plugin::{BuildError, Config, resolv_conf};
 use crate::server::assembly::Assembly;
 use crate::server::lent::{Demands, LentCluster};
@@ -90,7 +90,7 @@ impl KubernetesConfig {
         primary.expect("the parser keeps zones short enough");
         Kubernetes {
             scope,
-            zones: zones.into(),
+            zones: Origin::all(zones, self.fallthrough.as_ref()),
             service_suffix: service_suffix.as_ref().to_name(),
             ttl: self.ttl,
             pods: self.pods,

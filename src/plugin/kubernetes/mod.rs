@@ -33,10 +33,10 @@ use arc_swap::Guard;
 
 use crate::chain::content::Held;
 use crate::chain::exchange::Exchange;
-use crate::chain::plugin::{Plugin, Step};
+use crate::chain::plugin::{Passes, Plugin, Step};
 use crate::chain::search::SearchPath;
 use crate::cluster::scope::Scope;
-use crate::cluster::table::{ServiceView, Table};
+use crate::cluster::table::{ServiceView, Slot, Table};
 use crate::plugin::Spec;
 use crate::plugin::fallthrough::Fallthrough;
 use crate::plugin::kubernetes::name::{Grammar, Place};
@@ -69,7 +69,7 @@ enum PodMode {
 struct Kubernetes {
     scope: Arc<Scope>,
     /// The longest first.
-    zones: Box<[Name]>,
+    zones: Box<[Origin]>,
     /// `svc.` and the zone that PTR targets lie in.
     service_suffix: Name,
     /// Of all records, in seconds.
@@ -87,6 +87,62 @@ struct Kubernetes {
     local_addresses: Box<[IpAddr]>,
 }
 
+/// A zone of ours, with what can be said of all its names at once.
+#[derive(Clone)]
+struct Origin {
+    name: Name,
+    /// `fallthrough` covers them.
+    falls_through: Coverage,
+    /// They lie below one of the reverse trees.
+    reverse: Coverage,
+}
+
+impl Origin {
+    fn all(
+        zones: impl IntoIterator<Item = Name>,
+        fallthrough: Option<&Fallthrough>,
+    ) -> Box<[Self]> {
+        let falling = fallthrough.map_or(&[][..], Fallthrough::zones);
+        let trees = reverse_trees();
+        let origin = |name| Self {
+            falls_through: Coverage::of(&name, falling),
+            reverse: Coverage::of(&name, &trees),
+            name,
+        };
+        zones.into_iter().map(origin).collect()
+    }
+}
+
+/// How much of a zone lies at or below some names.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Coverage {
+    Nothing,
+    /// Each name has to be looked at.
+    Part,
+    All,
+}
+
+impl Coverage {
+    fn of(zone: &Name, names: &[Name]) -> Self {
+        let zone = zone.as_ref();
+        if names.iter().any(|name| zone.is_at_or_below(name.as_ref())) {
+            Self::All
+        } else if names.iter().any(|name| name.as_ref().is_at_or_below(zone)) {
+            Self::Part
+        } else {
+            Self::Nothing
+        }
+    }
+
+    fn holds(self, look: impl FnOnce() -> bool) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Part => look(),
+            Self::All => true,
+        }
+    }
+}
+
 /// One question to this plugin.
 #[derive(Clone, Copy)]
 struct Asked<'q> {
@@ -94,6 +150,10 @@ struct Asked<'q> {
     name: NameRef<'q>,
     /// Its octets left of the zone.
     split: usize,
+    /// Of the zone.
+    falls_through: Coverage,
+    /// Of the zone.
+    reverse: Coverage,
     qtype: RecordType,
     /// All names were known when this question was begun, so what is not found is not there.
     servable: bool,
@@ -113,8 +173,8 @@ enum Finding<'q> {
     NameServerAddresses,
     /// The version of the DNS schema.
     Version,
-    /// Names of an address.
-    Pointer(IpAddr),
+    /// Names of an address; the Service, where it is the own address of one.
+    Pointer(IpAddr, Option<Arc<Slot>>),
     /// A Pod's address, and how many Pods there are of it.
     Pod {
         address: IpAddr,
@@ -131,6 +191,10 @@ impl Plugin for Kubernetes {
         SPEC.name
     }
 
+    fn passes(&self) -> Passes {
+        Passes::Replies
+    }
+
     fn query(&self, exchange: &mut Exchange<'_>) -> Step {
         let Some(asked) = self.asked(exchange.qname(), exchange.qtype()) else {
             return Step::Next;
@@ -145,7 +209,7 @@ impl Plugin for Kubernetes {
             return Step::Answered;
         }
         match self.find(&asked) {
-            Finding::NameError if self.falls_through(asked.name) => Step::Next,
+            Finding::NameError if self.falls_through(&asked) => Step::Next,
             found => self.answer(exchange, &asked, found),
         }
     }
@@ -154,7 +218,7 @@ impl Plugin for Kubernetes {
         let name = exchange.qname();
         self.asked(name, exchange.qtype()).is_some_and(|asked| {
             // Where nothing falls through, what is not there is denied here: no need to look it up twice.
-            !self.falls_through(name) || !matches!(self.find(&asked), Finding::NameError)
+            !self.falls_through(&asked) || !matches!(self.find(&asked), Finding::NameError)
         })
     }
 
@@ -163,7 +227,7 @@ impl Plugin for Kubernetes {
     }
 
     fn zones_held(&self) -> Vec<Name> {
-        self.zones.to_vec()
+        self.zones.iter().map(|zone| zone.name.clone()).collect()
     }
 
     fn content(&self, apex: NameRef<'_>) -> Held {
@@ -190,20 +254,25 @@ impl Kubernetes {
     }
 
     fn asked<'q>(&self, name: NameRef<'q>, qtype: RecordType) -> Option<Asked<'q>> {
-        let in_zone = |zone: &Name| name.prefix_len(zone.as_ref());
-        let split = self.zones.iter().find_map(in_zone)?;
+        let (zone, split) = self.zones.iter().find_map(|zone| {
+            let split = name.prefix_len(zone.name.as_ref())?;
+            Some((zone, split))
+        })?;
         Some(Asked {
             name,
             split,
+            falls_through: zone.falls_through,
+            reverse: zone.reverse,
             qtype,
             servable: self.scope.cluster().servable(),
         })
     }
 
-    fn falls_through(&self, name: NameRef<'_>) -> bool {
-        self.fallthrough
-            .as_ref()
-            .is_some_and(|fallthrough| fallthrough.covers(name))
+    fn falls_through(&self, asked: &Asked<'_>) -> bool {
+        asked.falls_through.holds(|| {
+            let covers = |fallthrough: &Fallthrough| fallthrough.covers(asked.name);
+            self.fallthrough.as_ref().is_some_and(covers)
+        })
     }
 
     fn exposes(&self, namespace: &[u8]) -> bool {
@@ -218,11 +287,7 @@ impl Kubernetes {
             RecordType::NS if asked.split == 0 => return Finding::NameServers,
             RecordType::PTR => {
                 if let Some(address) = crate::wire::reverse::address_of(asked.name) {
-                    return if self.has_pointer(address) {
-                        Finding::Pointer(address)
-                    } else {
-                        Finding::NameError
-                    };
+                    return self.find_pointer(address);
                 }
             }
             _ => {}
@@ -236,7 +301,7 @@ impl Kubernetes {
             Place::Version if asked.qtype == RecordType::TXT => Finding::Version,
             Place::Version | Place::Invalid => Finding::NameError,
             // Reverse zones hold no Services and no Pods.
-            _ if is_reverse(asked.name) => Finding::NameError,
+            _ if asked.reverse.holds(|| is_reverse(asked.name)) => Finding::NameError,
             Place::Namespace { pod, namespace } => {
                 let served = !pod || self.pods != PodMode::Disabled;
                 if served && self.exposes(namespace) {
@@ -315,8 +380,18 @@ impl Kubernetes {
     }
 }
 
-/// Whether a name, in lower case, lies below one of the reverse trees.
+/// Where names of addresses lie.
+fn reverse_trees() -> [Name; 2] {
+    REVERSE_TREES.map(|tree| {
+        let tree = NameRef::from_wire(tree);
+        tree.expect("it ends with the root").to_name()
+    })
+}
+
+const REVERSE_TREES: [&[u8]; 2] = [b"\x07in-addr\x04arpa\0", b"\x03ip6\x04arpa\0"];
+
+/// Whether a name, in lower case, lies in one of the reverse trees.
 fn is_reverse(name: NameRef<'_>) -> bool {
     let wire = name.as_wire();
-    wire.ends_with(b"\x07in-addr\x04arpa\0") || wire.ends_with(b"\x03ip6\x04arpa\0")
+    REVERSE_TREES.iter().any(|tree| wire.ends_with(tree))
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use crate::chain::content::{Held, ZoneContent, ZoneRecord};
 use crate::cluster::table::{Slot, Table};
 use crate::plugin::kubernetes::answer::{SCHEMA_TTL, SCHEMA_VERSION, SOA_TTL_MAX};
-use crate::plugin::kubernetes::{Asked, Finding, Kubernetes, is_reverse};
+use crate::plugin::kubernetes::{Asked, Coverage, Finding, Kubernetes, is_reverse};
 use crate::plugin::service::records::ServiceRecords;
 use crate::plugin::service::{self, Part, SrvTtl, Targets, soa_times};
 use crate::wire::code::RecordType;
@@ -26,7 +26,8 @@ use crate::wire::reverse;
 impl Kubernetes {
     /// The zone with this apex, as it is from now on.
     pub(super) fn zone(&self, apex: NameRef<'_>) -> Held {
-        let Some(zone) = self.zones.iter().find(|zone| zone.as_ref() == apex) else {
+        let mut zones = self.zones.iter().map(|zone| &zone.name);
+        let Some(zone) = zones.find(|zone| zone.as_ref() == apex) else {
             return Held::Nothing;
         };
         let imported = self.is_imported(&whole(zone));
@@ -79,6 +80,8 @@ fn whole(zone: &Name) -> Asked<'_> {
     Asked {
         name: zone.as_ref(),
         split: 0,
+        falls_through: Coverage::Part,
+        reverse: Coverage::Part,
         qtype: RecordType::SOA,
         servable: true,
     }
@@ -186,7 +189,7 @@ impl Walk {
             name: name.as_ref(),
             split: name.as_ref().len() - self.zone.as_ref().len(),
             qtype: RecordType::A,
-            servable: true,
+            ..whole(&self.zone)
         };
         matches!(self.kubernetes.find(&asked), Finding::Service(..))
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use prometheus::{IntCounter, Registry};
 
 use crate::chain::exchange::Exchange;
-use crate::chain::plugin::{Plugin, Step};
+use crate::chain::plugin::{Passes, Plugin, Step};
 use crate::corefile::args::{Args, unknown_option};
 use crate::corefile::diagnostic::Diagnostic;
 use crate::corefile::tree::Directive;
@@ -123,6 +123,10 @@ struct Local {
 impl Plugin for Local {
     fn name(&self) -> &'static str {
         SPEC.name
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::Replies
     }
 
     fn query(&self, exchange: &mut Exchange<'_>) -> Step {

@@ -18,7 +18,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use crate::chain::exchange::Exchange;
-use crate::chain::plugin::{After, Plugin, Step};
+use crate::chain::plugin::{After, Passes, Plugin, Step};
 use crate::plugin::Spec;
 use crate::plugin::log::class::Classes;
 use crate::plugin::log::format::Format;
@@ -56,6 +56,10 @@ impl Log {
 impl Plugin for Log {
     fn name(&self) -> &'static str {
         SPEC.name
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::Queries
     }
 
     fn query(&self, _exchange: &mut Exchange<'_>) -> Step {

@@ -27,7 +27,7 @@ use futures_util::future::join_all;
 use tokio::time::sleep;
 
 use crate::chain::exchange::Exchange;
-use crate::chain::plugin::{Plugin, Step};
+use crate::chain::plugin::{Passes, Plugin, Step};
 use crate::plugin::loop_guard::config::LoopConfig;
 use crate::plugin::loop_guard::metrics::{LoopMetrics, Out};
 use crate::plugin::loop_guard::watch::Watch;
@@ -98,6 +98,10 @@ struct LoopGuard {
 impl Plugin for LoopGuard {
     fn name(&self) -> &'static str {
         SPEC.name
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::Replies
     }
 
     fn query(&self, exchange: &mut Exchange<'_>) -> Step {

@@ -18,7 +18,8 @@ use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 
 use crate::chain::exchange::Exchange;
-use crate::chain::plugin::{After, Plugin, Step};
+use crate::chain::plugin::{After, Passes, Plugin, Step};
+use crate::chain::stopwatch;
 use crate::plugin::Spec;
 use crate::telemetry::requests::{RequestMetrics, Row, Sample};
 use crate::wire::code::Rcode;
@@ -49,6 +50,10 @@ type Rows = HashMap<usize, Known, foldhash::fast::RandomState>;
 impl Plugin for Prometheus {
     fn name(&self) -> &'static str {
         SPEC.name
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::Queries
     }
 
     fn query(&self, _exchange: &mut Exchange<'_>) -> Step {
@@ -116,7 +121,7 @@ fn sample(exchange: &Exchange<'_>) -> Sample {
         dnssec_ok: query.dnssec_ok(),
         request_len: query.message().len(),
         response_len,
-        elapsed: state.arrival.received.elapsed(),
+        elapsed: stopwatch::since(state.arrival.received),
         rcode,
         plugin,
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 
 use crate::chain::exchange::{Exchange, Protocol};
-use crate::chain::plugin::{Plugin, Step};
+use crate::chain::plugin::{Passes, Plugin, Step};
 use crate::plugin::Spec;
 use crate::telemetry::metrics::{Families, Metrics};
 use crate::zone::Zones;
@@ -67,6 +67,10 @@ struct Shed {
 impl Plugin for Shed {
     fn name(&self) -> &'static str {
         SPEC.name
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::Replies
     }
 
     fn query(&self, exchange: &mut Exchange<'_>) -> Step {

@@ -29,7 +29,7 @@ use std::time::Instant;
 
 use crate::chain::content::{Held, ZoneContent};
 use crate::chain::exchange::{Exchange, Protocol};
-use crate::chain::plugin::{Plugin, Step};
+use crate::chain::plugin::{Passes, Plugin, Step};
 use crate::plugin::Spec;
 use crate::plugin::transfer::metrics::TransferMetrics;
 use crate::plugin::transfer::outgoing::Outgoing;
@@ -94,6 +94,10 @@ struct Transfer {
 impl Plugin for Transfer {
     fn name(&self) -> &'static str {
         SPEC.name
+    }
+
+    fn passes(&self) -> Passes {
+        Passes::Replies
     }
 
     fn query(&self, exchange: &mut Exchange<'_>) -> Step {

@@ -13,7 +13,7 @@ const ALL: [Resource; 4] = [
 
 fn imports(cluster: &Arc<Cluster>) -> Kubernetes {
     Kubernetes {
-        zones: ["clusterset.local", "cluster.local"].map(name).into(),
+        zones: Origin::all(["clusterset.local", "cluster.local"].map(name), None),
         multicluster: [name("clusterset.local")].into(),
         ..plugin(cluster)
     }

@@ -123,7 +123,7 @@ fn plugin(cluster: &Arc<Cluster>) -> Kubernetes {
             }),
             None,
         )),
-        zones: ["in-addr.arpa", "cluster.local"].map(name).into(),
+        zones: Origin::all(["in-addr.arpa", "cluster.local"].map(name), None),
         service_suffix: name("svc.cluster.local"),
         ttl: 5,
         pods: PodMode::Disabled,
@@ -138,8 +138,13 @@ fn plugin(cluster: &Arc<Cluster>) -> Kubernetes {
 
 /// Fills in what `fallthrough` would say.
 fn falling_through(cluster: &Arc<Cluster>) -> Kubernetes {
+    let everywhere = Fallthrough::everywhere();
     Kubernetes {
-        fallthrough: Some(Fallthrough::everywhere()),
+        zones: Origin::all(
+            ["in-addr.arpa", "cluster.local"].map(name),
+            Some(&everywhere),
+        ),
+        fallthrough: Some(everywhere),
         ..plugin(cluster)
     }
 }
@@ -437,7 +442,7 @@ fn aliases_of_two_zones_that_lead_to_each_other_end() {
         alias("b", "a.shop.svc.cluster.local"),
     ]);
     let both = Kubernetes {
-        zones: ["cluster.local", "second.local"].map(name).into(),
+        zones: Origin::all(["cluster.local", "second.local"].map(name), None),
         ..plugin(&cluster)
     };
     let reply = ask(both, "a.shop.svc.cluster.local", RecordType::A);
@@ -582,7 +587,7 @@ fn a_target_too_long_for_a_name_is_left_out() {
         slice(&label, &[ip("10.1.0.1")]),
     ]);
     let long = Kubernetes {
-        zones: [name(&zone)].into(),
+        zones: Origin::all([name(&zone)], None),
         ..plugin(&cluster)
     };
     let reply = ask(long, &format!("{label}.shop.svc.{zone}"), RecordType::SRV);
@@ -686,5 +691,29 @@ fn until_the_first_lists_are_in_what_a_service_has_no_records_of_is_servfail() {
     }
     for (qname, qtype) in unknown {
         assert_eq!(rcode(qname, qtype), Rcode::NOERROR, "{qname}");
+    }
+}
+
+/// What `fallthrough` covers is worked out for each zone at load, and for each name only where it differs within one.
+#[test]
+fn names_of_a_zone_fall_through_where_fallthrough_covers_them() {
+    let cluster = synced(Vec::new());
+    for (zone, covered, falls) in [
+        ("cluster.local", "cluster.local", true),
+        ("cluster.local", "local", true),
+        ("cluster.local", "svc.cluster.local", true),
+        ("cluster.local", "pod.cluster.local", false),
+        ("cluster.local", "in-addr.arpa", false),
+    ] {
+        let fallthrough = Fallthrough::of(vec![name(covered)]);
+        let kubernetes = Kubernetes {
+            zones: Origin::all([name(zone)], Some(&fallthrough)),
+            fallthrough: Some(fallthrough),
+            ..plugin(&cluster)
+        };
+        let asked = name("none.shop.svc.cluster.local");
+        let asked = kubernetes.asked(asked.as_ref(), RecordType::A);
+        let asked = asked.expect("it is in the zone");
+        assert_eq!(kubernetes.falls_through(&asked), falls, "{zone} {covered}");
     }
 }

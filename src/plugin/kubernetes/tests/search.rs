@@ -79,7 +79,7 @@ fn a_pod_has_the_path_of_its_namespace() {
         assert_eq!(path(verified(&cluster), qname), expected, "{qname}");
     }
     let root = Kubernetes {
-        zones: [Name::root()].into(),
+        zones: Origin::all([Name::root()], None),
         ..verified(&cluster)
     };
     assert_eq!(path(root, "a.shop.svc"), "a.svc. a. a.corp.example. a.");
