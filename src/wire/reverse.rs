@@ -7,25 +7,41 @@ use crate::wire::name::{NameBuf, NameRef};
 /// The address that a reverse name stands for (RFC 1035, section 3.5; RFC 3596, section 2.5). None if the name is no
 /// whole address, or writes a number as nobody would (`01`). An IPv4-mapped address comes back as IPv4.
 pub fn address_of(name: NameRef<'_>) -> Option<IpAddr> {
-    let mut labels = name.labels();
-    match name.label_count() {
-        6 => {
-            let mut octets = [0; 4];
-            for octet in octets.iter_mut().rev() {
-                *octet = decimal(labels.next()?)?;
-            }
-            ends_with(labels, b"in-addr").then(|| IpAddr::V4(Ipv4Addr::from(octets)))
+    let wire = name.as_wire();
+    if let Some(mut labels) = left_of(wire, IN_ADDR) {
+        let mut octets = [0; 4];
+        for octet in octets.iter_mut().rev() {
+            *octet = decimal(take_label(&mut labels)?)?;
         }
-        34 => {
-            let mut octets = [0; 16];
-            for octet in octets.iter_mut().rev() {
-                let low = nibble(labels.next()?)?;
-                *octet = nibble(labels.next()?)? << 4 | low;
-            }
-            ends_with(labels, b"ip6").then(|| IpAddr::V6(Ipv6Addr::from(octets)).to_canonical())
-        }
-        _ => None,
+        return labels
+            .is_empty()
+            .then(|| IpAddr::V4(Ipv4Addr::from(octets)));
     }
+    let mut labels = left_of(wire, IP6)?;
+    let mut octets = [0; 16];
+    for octet in octets.iter_mut().rev() {
+        let low = nibble(take_label(&mut labels)?)?;
+        *octet = nibble(take_label(&mut labels)?)? << 4 | low;
+    }
+    labels
+        .is_empty()
+        .then(|| IpAddr::V6(Ipv6Addr::from(octets)).to_canonical())
+}
+
+const IN_ADDR: &[u8] = b"\x07in-addr\x04arpa\0";
+const IP6: &[u8] = b"\x03ip6\x04arpa\0";
+
+/// The octets left of a tree. They are whole labels if they end with one.
+fn left_of<'w>(wire: &'w [u8], tree: &[u8]) -> Option<&'w [u8]> {
+    let (labels, tail) = wire.split_at_checked(wire.len().checked_sub(tree.len())?)?;
+    tail.eq_ignore_ascii_case(tree).then_some(labels)
+}
+
+fn take_label<'w>(labels: &mut &'w [u8]) -> Option<&'w [u8]> {
+    let (&length, rest) = labels.split_first()?;
+    let (label, rest) = rest.split_at_checked(usize::from(length))?;
+    *labels = rest;
+    Some(label)
 }
 
 /// The reverse name of an address, in lower case.
@@ -52,16 +68,6 @@ pub fn name_of(address: IpAddr) -> NameBuf {
     name.push_label(family).expect(FITS);
     name.push_label(b"arpa").expect(FITS);
     name
-}
-
-fn ends_with(mut labels: crate::wire::name::Labels<'_>, family: &[u8]) -> bool {
-    labels
-        .next()
-        .is_some_and(|label| label.eq_ignore_ascii_case(family))
-        && labels
-            .next()
-            .is_some_and(|label| label.eq_ignore_ascii_case(b"arpa"))
-        && labels.next().is_none()
 }
 
 fn decimal(label: &[u8]) -> Option<u8> {

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! DS is the exception: it lives on the parent side of a zone cut (RFC 4035, section 2.4), so the shortest matching
-//! zone but the root wins. Matching is a walk over labels and one hash lookup per label, bounded by the 127 labels a
-//! name can have and by the labels of the longest origin.
+//! zone but the root wins. Matching is a walk over labels, with a hash lookup for each suffix that is as long as some
+//! origin; a name has 127 labels at most.
 
 /// A server block: what one key of the Corefile serves.
 pub mod block;
@@ -24,7 +24,7 @@ use crate::chain::exchange::{Arrival, Exchange, State};
 use crate::telemetry::metrics::ServerMetrics;
 use crate::wire::code::{Class, Rcode, RecordType};
 use crate::wire::edns::ExtendedError;
-use crate::wire::name::{Name, NameBuf};
+use crate::wire::name::{NAME_MAX, Name, NameBuf};
 use crate::wire::query::{Malformed, Query, write_rejection};
 use crate::wire::writer::{ReplyOpt, ReplyWriter};
 use crate::wire::{UDP_CLASSIC_MAX, UDP_PAYLOAD_DEFAULT};
@@ -33,8 +33,8 @@ use crate::zone::block::ServerBlock;
 /// All zones that one listening address serves.
 pub struct Zones {
     blocks: HashMap<Name, Vec<Arc<ServerBlock>>, foldhash::fast::RandomState>,
-    /// The most octets that an origin has: longer suffixes need no look-up.
-    origin_len_max: usize,
+    /// Whether any origin has so many octets: suffixes of another length need no look-up.
+    has_length: [bool; NAME_MAX + 1],
     metrics: Arc<ServerMetrics>,
 }
 
@@ -43,11 +43,11 @@ impl Zones {
     pub fn new(blocks: Vec<Arc<ServerBlock>>, metrics: Arc<ServerMetrics>) -> Self {
         let mut this = Self {
             blocks: HashMap::default(),
-            origin_len_max: 1,
+            has_length: [false; NAME_MAX + 1],
             metrics,
         };
         for block in blocks {
-            this.origin_len_max = this.origin_len_max.max(block.origin.as_ref().len());
+            this.has_length[block.origin.as_ref().len()] = true;
             this.blocks
                 .entry(block.origin.clone())
                 .or_default()
@@ -66,7 +66,7 @@ impl Zones {
         let mut suffix = qname.as_ref();
         let mut parent_side = None;
         loop {
-            if suffix.len() <= self.origin_len_max
+            if self.has_length[suffix.len()]
                 && let Some(block) = self
                     .blocks
                     .get(suffix.as_wire())
