@@ -16,6 +16,7 @@ mod image;
 mod load;
 mod paths;
 mod provision;
+mod reloads;
 mod server;
 mod soak;
 mod steps;
@@ -29,7 +30,9 @@ usage: cargo xtask COMMAND
 
   test               everything that guards a change, in order, up to the first failure
   test WORD          only the steps with this word in their names: `format`, `lints`, `fuzz`, `conformance` …
-  soak [MINUTES]     the fuzz targets and the hostile inputs for long (30 minutes each)
+  soak [MINUTES]     the fuzz targets and the hostile inputs for long (30 minutes each), a thousand reloads under load, …
+  soak WORD          only the steps with this word in their names: `fuzz`, `hostile`, `faults`, `image`
+  soak reloads       the reloads alone (`… reloads --help`)
   cluster up         start etcd and kube-apiserver on loopback, and keep them running
   cluster load FILE  put the objects of a YAML or JSON file, or of a folder of them, into it
   cluster down       stop what `up` started
@@ -52,16 +55,26 @@ What is missing is fetched: Debian packages through apt-get where that may be do
 KUBEBUILDER_ASSETS or built from its Go modules into target/control-plane, helm likewise into target/helm, Python packages
 into target/python.";
 
+/// How long each part of a soak takes that has no end of its own.
+const MINUTES: u64 = 30;
+
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match words[..] {
         ["test"] => return test::run(None),
         ["test", step] => return test::run(Some(step)),
-        ["soak"] => return soak::run(30),
-        ["soak", minutes] => match minutes.parse() {
-            Ok(minutes) => return soak::run(minutes),
-            Err(_) => Err(format!("`{minutes}` is not a number of minutes")),
+        ["soak"] => return soak::run(MINUTES, None),
+        ["soak", "reloads", "--help"] => {
+            println!("{}", reloads::HELP);
+            Ok(())
+        }
+        ["soak", "reloads", ref rest @ ..] => {
+            bench::args::Args::parse(rest, reloads::FLAGS).and_then(|args| reloads::run(&args))
+        }
+        ["soak", word] => match word.parse() {
+            Ok(minutes) => return soak::run(minutes, None),
+            Err(_) => return soak::run(MINUTES, Some(word)),
         },
         ["cluster", "up"] => cluster::up(),
         ["cluster", "load", file] => cluster::load(file.as_ref()),

@@ -3,18 +3,19 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use crate::bench::args::Args;
 use crate::command::{cargo, run as command};
 use crate::steps::{Done, Steps};
 use crate::vectors::HostileSetUp;
-use crate::{control_plane, fuzz, image, paths, provision};
+use crate::{control_plane, fuzz, image, paths, provision, reloads};
 
 /// Growth that a run may show, in kilobytes: caches fill, leaks go on.
 const GROWTH_MAX: u64 = 64 * 1024;
 
 /// Fuzzes each target, then sends the hostile inputs over and over, for so many minutes each; then the tests that are
-/// left out for their length.
-pub fn run(minutes: u64) -> ExitCode {
-    let mut steps = Steps::default();
+/// left out for their length. Or only the steps with this word in their names.
+pub fn run(minutes: u64, only: Option<&str>) -> ExitCode {
+    let mut steps = only.map_or_else(Steps::default, Steps::only);
     steps.step("fuzz", || {
         fuzz::run_all(minutes * 60).map(|()| Done::Passed)
     });
@@ -29,6 +30,9 @@ pub fn run(minutes: u64) -> ExitCode {
                 Duration::from_secs(minutes * 60),
             )
         }
+    });
+    steps.step("a thousand reloads under load", || {
+        reloads::run(&Args::default()).map(|()| Done::Passed)
     });
     steps.step("faults of the control plane that take long", || {
         let assets = control_plane::programs()?;

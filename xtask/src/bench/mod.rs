@@ -29,10 +29,10 @@ mod objects;
 mod outage;
 mod pinned;
 mod propagation;
-mod report;
+pub mod report;
 mod restart;
 mod speed;
-mod subject;
+pub mod subject;
 
 use args::Args;
 
