@@ -49,6 +49,10 @@ pub mod decode;
 #[cfg(feature = "kubernetes")]
 pub mod connect;
 
+/// Events at our own Pod.
+#[cfg(feature = "kubernetes")]
+pub mod events;
+
 /// Lists and watches the API server.
 #[cfg(feature = "kubernetes")]
 pub mod watch;

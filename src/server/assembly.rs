@@ -88,6 +88,8 @@ pub struct Plan {
     pub links: Links,
     /// Addresses to listen on instead of the wildcard, for the block being built.
     pub bind: Option<Vec<std::net::IpAddr>>,
+    /// Who says outside of the log what is wrong, if anybody does; the first one counts.
+    pub herald: Option<Arc<dyn Herald>>,
     /// Debug lines are wanted, and a panic ends the process.
     pub debug: bool,
     /// Cancelled when the generation is retired.
@@ -170,6 +172,12 @@ impl Links {
             .find(|held| !matches!(held, Held::Nothing))
             .unwrap_or(Held::Nothing)
     }
+}
+
+/// Says what is wrong where people look who do not read the log.
+pub trait Herald: Send + Sync {
+    /// Says it; waits for nothing. `reason` is a word in CamelCase.
+    fn warn(self: Arc<Self>, reason: &'static str, note: &str);
 }
 
 /// A server that a block sends queries to.

@@ -66,6 +66,7 @@ impl Watcher {
                     tracing::error!(
                         "Restart failed: {error}; the configuration from before serves on"
                     );
+                    server.tell_of_failed_reload(&error);
                 }
                 return;
             }
@@ -113,6 +114,7 @@ impl Watcher {
             Err((why, drawn)) => {
                 self.metrics.count_failure();
                 tracing::error!("Restart failed: {why}");
+                server.tell_of_failed_reload(&why);
                 for line in drawn.iter().flat_map(|drawn| drawn.lines()) {
                     tracing::error!(target: "plugin/reload", "{line}");
                 }

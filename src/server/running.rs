@@ -230,6 +230,14 @@ impl Server {
         self.generation.plan.reload
     }
 
+    /// Says outside of the log, too, why a changed Corefile is not in force.
+    pub fn tell_of_failed_reload(&self, why: &str) {
+        if let Some(herald) = &self.generation.plan.herald {
+            let note = format!("{why}; the configuration from before serves on");
+            Arc::clone(herald).warn("ReloadFailed", &note);
+        }
+    }
+
     /// What outlives reloads.
     pub fn process(&self) -> &Arc<Process> {
         &self.process

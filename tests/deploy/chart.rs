@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Bed, chooses, deploy, in_cluster, is_confined, monitoring, said};
+use super::{Bed, chooses, deploy, in_cluster, is_confined, may_write_events, monitoring, said};
 
 /// Where `cargo xtask test` puts it, else wherever it is.
 fn helm() -> Option<PathBuf> {
@@ -79,6 +79,7 @@ fn the_chart_as_it_is_runs_beside_the_dns_of_the_cluster() {
         let objects = install(bed, &helm, &json!({}));
         let deployment = bed.get("deployment", "dns-fingerpost");
         is_confined(&deployment);
+        may_write_events(bed, &deployment, "dns-fingerpost-events");
         assert_eq!(deployment["spec"]["replicas"], 2);
         let labels = &deployment["spec"]["template"]["metadata"]["labels"];
         let service = bed.get("service", "dns-fingerpost");

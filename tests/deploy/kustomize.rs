@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{chooses, deploy, in_cluster, is_confined, said};
+use super::{chooses, deploy, in_cluster, is_confined, may_write_events, said};
 
 fn kubeadm() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/deploy/kubeadm.yaml")
@@ -44,6 +44,7 @@ fn the_base_is_a_whole_dns_and_applying_it_again_changes_nothing() {
         assert_eq!(account["metadata"]["name"], *name);
         let map = bed.get("configmap", "coredns");
         assert!(map["data"]["Corefile"].is_string());
+        may_write_events(bed, &deployment, "fingerpost-events");
 
         let before = bed.get("deployment", "fingerpost");
         bed.apply("-k", &deploy("base"), &[]);

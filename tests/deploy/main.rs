@@ -21,7 +21,7 @@ static PLANE: LazyLock<Option<Mutex<ControlPlane>>> =
     LazyLock::new(|| ControlPlane::start(&[]).map(Mutex::new));
 
 /// What the tests leave behind in `kube-system`.
-const KINDS: &str = "deployment,service,configmap,poddisruptionbudget,horizontalpodautoscaler,networkpolicy,serviceaccount";
+const KINDS: &str = "deployment,service,configmap,poddisruptionbudget,horizontalpodautoscaler,networkpolicy,serviceaccount,role,rolebinding";
 
 /// A cluster without a DNS.
 struct Bed<'a> {
@@ -110,6 +110,31 @@ fn is_confined(deployment: &Value) {
     // The node's resolv.conf, not the cluster's, which names this very server.
     assert_eq!(pod["dnsPolicy"], "Default");
     assert_eq!(pod["priorityClassName"], "system-cluster-critical");
+}
+
+/// A Deployment's Pods know which they are, and its account may write Events at them.
+#[track_caller]
+fn may_write_events(bed: &Bed<'_>, deployment: &Value, role: &str) {
+    let pod = &deployment["spec"]["template"]["spec"];
+    let env = pod["containers"][0]["env"].as_array().unwrap();
+    for (name, path) in [
+        ("POD_NAMESPACE", "metadata.namespace"),
+        ("POD_NAME", "metadata.name"),
+        ("POD_UID", "metadata.uid"),
+    ] {
+        let variable = env.iter().find(|variable| variable["name"] == name);
+        let field = &variable.unwrap()["valueFrom"]["fieldRef"]["fieldPath"];
+        assert_eq!(*field, path, "{name}");
+    }
+    let rules = &bed.get("role", role)["rules"];
+    let least = serde_json::json!([
+        {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
+    ]);
+    assert_eq!(*rules, least);
+    let binding = bed.get("rolebinding", role);
+    assert_eq!(binding["roleRef"]["name"], role);
+    assert_eq!(binding["subjects"][0]["name"], pod["serviceAccountName"]);
+    assert_eq!(binding["subjects"][0]["namespace"], "kube-system");
 }
 
 /// Whether an object with these labels is chosen by a selector.

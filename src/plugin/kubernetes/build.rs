@@ -12,6 +12,8 @@ use crate::chain::plugin::Plugin;
 use crate::cluster::Inventory;
 use crate::cluster::objects::Resource;
 use crate::cluster::scope::Scope;
+#[cfg(feature = "kubernetes")]
+use crate::cluster::source::ApiSource;
 use crate::cluster::succession::Line;
 use crate::cluster::{Cluster, Feed, Keep, ObjectSink, manifests};
 use crate::plugin::kubernetes::config::KubernetesConfig;
@@ -45,8 +47,11 @@ impl Config for KubernetesConfig {
             .shared
             .get_or_try(&key, || self.feed(assembly.root, keep, &process))?;
         #[cfg(feature = "kubernetes")]
-        if let Some(snapshot) = &self.snapshot {
-            self.keep_snapshot(snapshot, keep, &feed, assembly)?;
+        {
+            if let Some(snapshot) = &self.snapshot {
+                self.keep_snapshot(snapshot, keep, &feed, assembly)?;
+            }
+            self.write_events(assembly)?;
         }
         let (waiting, timeout) = (Arc::clone(&feed.cluster), self.startup_timeout);
         assembly
@@ -261,17 +266,31 @@ impl KubernetesConfig {
         }))
     }
 
-    /// Starts to watch. Returns what keeps the watch running, and what this API server differs from another in.
+    /// Reloads that fail are told at our own Pod, if we know which that is.
     #[cfg(feature = "kubernetes")]
-    fn watch_api(
-        &self,
-        root: &Path,
-        cluster: &Arc<Cluster>,
-        process: &Arc<Process>,
-    ) -> Result<(Arc<dyn Any + Send + Sync>, String), BuildError> {
-        use crate::cluster::selector::Selector;
-        use crate::cluster::source::ApiSource;
-        use crate::cluster::watch;
+    fn write_events(&self, assembly: &mut Assembly<'_>) -> Result<(), BuildError> {
+        use crate::cluster::connect::{Connection, Surroundings};
+        use crate::cluster::events::{Events, GAP, OwnPod};
+        if !self.manifests.is_empty() || assembly.generation.herald.is_some() {
+            return Ok(());
+        }
+        let Some(pod) = OwnPod::of_process() else {
+            return Ok(());
+        };
+        let (process, source) = (assembly.process, self.source(assembly.root));
+        let make = || -> Result<_, BuildError> {
+            let connection = Connection::of(&source, &Surroundings::of_process())?;
+            Ok(Arc::new(Events::new(connection, pod, GAP, process)?))
+        };
+        // A later generation goes on with the series.
+        let events = process.shared.get_or_try(&format!("{source:?}"), make)?;
+        assembly.generation.herald = Some(events);
+        Ok(())
+    }
+
+    /// The API server, with files below `root`.
+    #[cfg(feature = "kubernetes")]
+    fn source(&self, root: &Path) -> ApiSource {
         let mut source = self.api.clone();
         match &mut source {
             ApiSource::Kubeconfig { path, .. } => *path = root.join(&*path),
@@ -284,6 +303,20 @@ impl KubernetesConfig {
             }
             ApiSource::Endpoint { .. } | ApiSource::Default => {}
         }
+        source
+    }
+
+    /// Starts to watch. Returns what keeps the watch running, and what this API server differs from another in.
+    #[cfg(feature = "kubernetes")]
+    fn watch_api(
+        &self,
+        root: &Path,
+        cluster: &Arc<Cluster>,
+        process: &Arc<Process>,
+    ) -> Result<(Arc<dyn Any + Send + Sync>, String), BuildError> {
+        use crate::cluster::selector::Selector;
+        use crate::cluster::watch;
+        let source = self.source(root);
         let text = |selector: &Option<Selector>| selector.as_ref().map(|one| one.text().to_owned());
         let plan = watch::WatchPlan {
             resources: self.resources(),
