@@ -30,7 +30,7 @@ usage: cargo run --release -p xtask -- soak reloads [FLAG VALUE]...
 
   --reloads N      in all (1000)
   --rounds N       in so many rounds, a row of the table each (10)
-  --period-ms N    from one reload to the next (100)
+  --period-ms N    from one reload to the next (150)
   --rate N         queries a second, of all clients (20000)
   --clients N      with an address and a port each (50)";
 
@@ -59,7 +59,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub fn run(args: &Args) -> Result<(), String> {
     let reloads: usize = args.get("--reloads", 1000)?;
     let rounds = args.get("--rounds", 10)?.max(1);
-    let period = Duration::from_millis(args.get("--period-ms", 100)?);
+    let period = Duration::from_millis(args.get("--period-ms", 150)?);
     let rate: f64 = args.get("--rate", 20_000.0)?;
     let clients: u32 = args.get("--clients", 50)?;
     let mut bed = Bed::start()?;
