@@ -4,12 +4,13 @@ use std::io;
 use std::path::Path;
 
 use crate::cli::Options;
-use crate::corefile::diagnostic::{Faults, Severity};
+use crate::corefile::diagnostic::{Diagnostic, Faults, Severity, Span};
 use crate::corefile::parser;
 use crate::corefile::render::{Color, render_in};
 use crate::corefile::text;
-use crate::corefile::tree::Corefile;
-use crate::plugin::configure::configure;
+use crate::corefile::tree::{Block, Corefile, Directive, Word};
+use crate::plugin::configure::{BlockConfig, configure};
+use crate::plugin::root;
 
 /// What was found.
 #[derive(Debug)]
@@ -37,12 +38,60 @@ pub fn check(options: &Options, color: Color) -> io::Result<Verdict> {
 pub fn check_text(path: &Path, octets: &[u8], port: u16, color: Color) -> Verdict {
     let (mut corefile, mut faults) = parser::parse(path, octets);
     corefile.port = port;
-    configure(&corefile, &mut faults);
+    let blocks = configure(&corefile, &mut faults);
+    for (block, config) in corefile.blocks.iter().zip(&blocks) {
+        note_missing_files(block, config, &mut faults);
+    }
     Verdict {
         report: render_in(&faults, &corefile.sources, color),
         summary: summary(path, &corefile, &faults),
         is_sound: faults.error_count() == 0,
     }
+}
+
+/// Warns of files that a start would read and that are not here. They may well be where the server will run.
+fn note_missing_files(block: &Block, config: &BlockConfig, faults: &mut Faults) {
+    let mut configs = config.plugins.iter().map(|(_, config)| &**config);
+    let root = configs.find_map(root::path_of).unwrap_or(Path::new(""));
+    for (spec, config) in &config.plugins {
+        let directives = block.by_name().remove(spec.name).unwrap_or_default();
+        let mut files = config.files(root);
+        files.sort();
+        files.dedup();
+        for file in files {
+            let Err(error) = look_at(&file) else { continue };
+            let Some(span) = place_of(&file, root, &directives) else {
+                continue;
+            };
+            faults.push(Diagnostic::warning(
+                span,
+                format!("`{}` cannot be read here: {error}", file.display()),
+                "a start needs it",
+            ));
+        }
+    }
+}
+
+/// Whether it can be read. A pipe is not opened: it would wait for somebody who writes.
+fn look_at(file: &Path) -> io::Result<()> {
+    if std::fs::metadata(file)?.is_file() {
+        std::fs::File::open(file)?;
+    }
+    Ok(())
+}
+
+/// Where a file is named, or else the directive that stands for it.
+fn place_of(file: &Path, root: &Path, directives: &[&Directive]) -> Option<Span> {
+    fn find(directive: &Directive, named: &impl Fn(&Word) -> bool) -> Option<Span> {
+        let word = directive.args.iter().find(|word| named(word));
+        let mut options = directive.options().iter();
+        word.map(|word| word.span)
+            .or_else(|| options.find_map(|option| find(option, named)))
+    }
+    let named = |word: &Word| root.join(&word.text) == *file || Path::new(&word.text) == file;
+    let mut all = directives.iter();
+    let span = all.find_map(|directive| find(directive, &named));
+    span.or_else(|| Some(directives.first()?.name.span))
 }
 
 fn summary(path: &Path, corefile: &Corefile, faults: &Faults) -> String {
@@ -127,6 +176,57 @@ warning: a `}` too many
   |
   = help: remove it
 "
+        );
+    }
+
+    #[test]
+    fn a_file_that_a_start_would_miss_is_a_warning_where_it_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().display();
+        std::fs::write(folder.path().join("here"), "example.org\n").unwrap();
+        let files = [
+            "forward . ROOT/resolvers",
+            "forward . tls://192.0.2.1 {\ntls cert key\n}",
+            "loadbalance weighted weights",
+            "kubernetes {\nmanifests here objects\n}",
+            "kubernetes {\nkubeconfig config\n}",
+            "kubernetes {\nendpoint https://192.0.2.1\ntls a.crt a.key ca.crt\n}",
+            "cookie {\nsecret secret\n}",
+            "hosts nowhere",
+        ];
+        let missing: Vec<Vec<String>> = files
+            .iter()
+            .map(|directive| {
+                let directive = directive.replace("ROOT", &root.to_string());
+                let verdict = checked(&format!(". {{\nroot {root}\n{directive}\n}}\n"));
+                assert!(verdict.is_sound, "{}", verdict.report);
+                let lines = verdict.report.lines();
+                let start = format!("warning: `{root}/");
+                lines
+                    .filter_map(|line| line.strip_prefix(&start)?.split_once("` cannot be read"))
+                    .map(|(name, _)| name.to_owned())
+                    .collect()
+            })
+            .collect();
+        let expected: [&[&str]; 8] = [
+            &["resolvers"],
+            &["cert", "key"],
+            &["weights"],
+            &["objects"],
+            &["config"],
+            &["a.crt", "a.key", "ca.crt"],
+            &["secret"],
+            // Without the file there are no names, and nothing is wrong.
+            &[],
+        ];
+        assert_eq!(missing, expected);
+        let verdict = checked(&format!(". {{\n  loadbalance weighted {root}/gone\n}}\n"));
+        let place = " --> Corefile:2:24\n";
+        assert!(verdict.report.contains(place), "{}", verdict.report);
+        assert!(verdict.report.contains("^ a start needs it"));
+        assert_eq!(
+            verdict.summary,
+            "Corefile: 1 server block, no error, 1 warning"
         );
     }
 

@@ -115,6 +115,7 @@ pub mod whoami;
 
 use std::any::Any;
 use std::fmt::Debug;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::chain::plugin::Plugin;
@@ -302,6 +303,12 @@ pub trait Config: Any + Debug + Send + Sync {
     /// Says what the plugin needs of others and those do not have anyway. Asked of all plugins of all blocks before
     /// the first is built.
     fn demand(&self, _demands: &mut Demands) {}
+
+    /// The files that `build` reads and a start would miss; relative ones of the Corefile below `root`. For `check`, which
+    /// builds nothing.
+    fn files(&self, _root: &Path) -> Vec<PathBuf> {
+        Vec::new()
+    }
 }
 
 /// Why a plugin could not be built: one line, as the log shows it.

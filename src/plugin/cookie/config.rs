@@ -1,6 +1,6 @@
 //! What a `cookie` directive says.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::chain::plugin::Plugin;
@@ -104,6 +104,14 @@ impl CookieConfig {
 }
 
 impl Config for CookieConfig {
+    fn files(&self, root: &Path) -> Vec<PathBuf> {
+        let file = |source: &Source| match source {
+            Source::Text(_) => None,
+            Source::File(file) => Some(root.join(file)),
+        };
+        self.secrets.iter().filter_map(file).collect()
+    }
+
     fn build(&self, assembly: &mut Assembly<'_>) -> Result<Vec<Arc<dyn Plugin>>, BuildError> {
         let mut secrets = self.secrets(assembly.root)?;
         let mut drawn = None;

@@ -1,7 +1,7 @@
 //! `forward FROM TO... { ... }`: every option, with its check.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::Method;
@@ -87,6 +87,19 @@ pub(super) struct Health {
 }
 
 impl Stanza {
+    /// The files that it names.
+    pub(super) fn files(&self, root: &Path) -> Vec<PathBuf> {
+        let lists = self
+            .targets
+            .iter()
+            .filter_map(|target| match &target.place {
+                Place::File(path) => Some(path.clone()),
+                Place::Address(_) | Place::Host { .. } => None,
+            });
+        let tls = self.tls.below(root);
+        lists.chain(tls.paths().map(Path::to_path_buf)).collect()
+    }
+
     pub(super) fn new(from: Name) -> Self {
         Self {
             from,

@@ -47,6 +47,7 @@ mod tests;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -81,6 +82,11 @@ pub static SPEC: Spec = Spec {
 };
 
 impl Config for ForwardConfig {
+    fn files(&self, root: &Path) -> Vec<PathBuf> {
+        let all = self.stanzas.iter();
+        all.flat_map(|stanza| stanza.files(root)).collect()
+    }
+
     fn build(&self, assembly: &mut Assembly<'_>) -> Result<Vec<Arc<dyn Plugin>>, BuildError> {
         random::check()?;
         let mut links: Vec<Arc<dyn Plugin>> = Vec::new();

@@ -54,7 +54,8 @@ impl TlsFiles {
         }
     }
 
-    fn paths(&self) -> impl Iterator<Item = &Path> {
+    /// Those that are named.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
         let identity = self.identity.iter();
         identity
             .flat_map(|(certificate, key)| [certificate, key])

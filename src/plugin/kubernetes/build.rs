@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::convert::Infallible;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,6 @@ use crate::chain::plugin::Plugin;
 use crate::cluster::Inventory;
 use crate::cluster::objects::Resource;
 use crate::cluster::scope::Scope;
-#[cfg(feature = "kubernetes")]
 use crate::cluster::source::ApiSource;
 use crate::cluster::succession::Line;
 use crate::cluster::{Cluster, Feed, Keep, ObjectSink, manifests};
@@ -37,6 +36,18 @@ impl Config for KubernetesConfig {
     fn demand(&self, demands: &mut Demands) {
         // Blocks may share the cluster.
         demands.clients |= self.clients;
+    }
+
+    fn files(&self, root: &Path) -> Vec<PathBuf> {
+        let api: &[PathBuf] = match &self.api {
+            _ if !self.manifests.is_empty() => &self.manifests,
+            ApiSource::Kubeconfig { path, .. } => std::slice::from_ref(path),
+            ApiSource::Endpoint {
+                tls: Some(files), ..
+            } => files,
+            ApiSource::Endpoint { .. } | ApiSource::Default => &[],
+        };
+        api.iter().map(|path| root.join(path)).collect()
     }
 
     fn build(&self, assembly: &mut Assembly<'_>) -> Result<Vec<Arc<dyn Plugin>>, BuildError> {

@@ -136,6 +136,13 @@ impl Config for LoadBalanceConfig {
         };
         Ok(vec![Arc::new(LoadBalance { policy })])
     }
+
+    fn files(&self, root: &Path) -> Vec<PathBuf> {
+        match self {
+            Self::Shuffle(_) => Vec::new(),
+            Self::Weighted { file, .. } => vec![resolve(root, file)],
+        }
+    }
 }
 
 fn resolve(root: &Path, file: &Path) -> PathBuf {
