@@ -177,7 +177,7 @@ const WALL_CLOCK: &[&str] = &[
     "cluster/snapshot/keeper.rs",
     "cluster/snapshot/metrics.rs",
     // An Event says when it was.
-    "cluster/events.rs",
+    "cluster/events/mod.rs",
     // A cookie's age, which replicas compare.
     "plugin/cookie/mod.rs",
     // Signatures are valid from and to a time of day.

@@ -8,21 +8,20 @@
 //! without the right, there are none, and nothing is tried again until there is something new to say. `kubectl describe`
 //! asks for Events by the Pod's UID, so without that they show in `kubectl get events` only.
 
-use std::fmt::Write as _;
+/// One request.
+mod request;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, Limited};
+use http::Method;
 use k8s_openapi::jiff::Timestamp;
-use kube::client::Body;
-use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::connect::{Connection, chain, describe};
+use crate::cluster::connect::Connection;
+use crate::cluster::events::request::Collection;
 use crate::cluster::source::ConnectError;
 use crate::cluster::thread::ClusterThread;
 use crate::server::assembly::Herald;
@@ -30,9 +29,6 @@ use crate::server::process::Process;
 
 /// Between two requests.
 pub const GAP: Duration = Duration::from_secs(10);
-
-/// For one request.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The API server forgets Events after an hour without a change; the same trouble after this is a new one.
 const SERIES_MAX: Duration = Duration::from_secs(30 * 60);
@@ -42,9 +38,6 @@ const NOTE_MAX: usize = 1024;
 
 /// Octets of the other words.
 const WORD_MAX: usize = 128;
-
-/// Octets of a reply that are read.
-const REPLY_MAX: usize = 64 << 10;
 
 /// Who reports.
 const CONTROLLER: &str = "fingerpost";
@@ -74,7 +67,7 @@ impl OwnPod {
 
 /// Says at our Pod what is wrong.
 pub struct Events {
-    connection: Connection,
+    collection: Collection,
     pod: OwnPod,
     gap: Duration,
     thread: Arc<ClusterThread>,
@@ -104,18 +97,6 @@ struct Series {
     said: Said,
     object: String,
     begun: Instant,
-}
-
-#[derive(Deserialize)]
-struct Reply {
-    metadata: Option<Metadata>,
-    #[serde(default)]
-    message: String,
-}
-
-#[derive(Deserialize)]
-struct Metadata {
-    name: Option<String>,
 }
 
 impl Herald for Events {
@@ -149,8 +130,12 @@ impl Events {
         gap: Duration,
         process: &Process,
     ) -> Result<Self, ConnectError> {
+        let namespace = pod.namespace.clone();
         Ok(Self {
-            connection,
+            collection: Collection {
+                connection,
+                namespace,
+            },
             pod,
             gap,
             thread: ClusterThread::of(process)?,
@@ -209,6 +194,7 @@ impl Events {
             series.said.count += said.count;
             let body = json!({"series": self.series(series.said.count)});
             if self
+                .collection
                 .ask(Method::PATCH, &series.object, &body)
                 .await?
                 .is_some()
@@ -218,7 +204,10 @@ impl Events {
             }
             // Somebody has deleted it.
         }
-        let created = self.ask(Method::POST, "", &self.event(&said)).await?;
+        let created = self
+            .collection
+            .ask(Method::POST, "", &self.event(&said))
+            .await?;
         let object = created.ok_or_else(|| "there is no such namespace".to_owned())?;
         self.state().series = Some(Series {
             said,
@@ -259,88 +248,6 @@ impl Events {
 
     fn series(&self, count: u64) -> Value {
         json!({"count": count, "lastObservedTime": now()})
-    }
-
-    /// Sends a request about Events of our namespace. The name of the one in the reply; none if there is no such thing.
-    async fn ask(
-        &self,
-        method: Method,
-        object: &str,
-        body: &Value,
-    ) -> Result<Option<String>, String> {
-        let host = self.connection.host();
-        let outcome = timeout(PATIENCE, self.send(&method, object, body)).await;
-        let (status, reply) = match outcome {
-            Ok(Ok(reply)) => reply,
-            Ok(Err(why)) => return Err(format!("API server `{host}`: {why}")),
-            Err(_) => return Err(format!("API server `{host}` did not answer")),
-        };
-        let reply: Option<Reply> = serde_json::from_slice(&reply).ok();
-        let verb = if method == Method::POST {
-            "create"
-        } else {
-            "patch"
-        };
-        match status {
-            StatusCode::OK | StatusCode::CREATED => {
-                let name = reply.and_then(|reply| reply.metadata?.name);
-                Ok(Some(name.unwrap_or_default()))
-            }
-            StatusCode::NOT_FOUND => Ok(None),
-            StatusCode::FORBIDDEN => Err(format!(
-                "API server `{host}` does not let us `{verb}` `events`; it takes the Role of our service account in \
-                 `deploy/base/rbac.yaml`"
-            )),
-            status => {
-                let mut why = format!("API server `{host}` says {}", status.as_u16());
-                if let Some(reply) = reply.filter(|reply| !reply.message.is_empty()) {
-                    let _ = write!(why, ": {}", reply.message);
-                }
-                Err(why)
-            }
-        }
-    }
-
-    async fn send(
-        &self,
-        method: &Method,
-        object: &str,
-        body: &Value,
-    ) -> Result<(StatusCode, bytes::Bytes), String> {
-        // Credentials may have been renewed since the last time, which is long ago.
-        let connection = self.connection.again().map_err(|error| error.0)?;
-        if connection.runs_a_program() {
-            return Err(
-                "its credentials come from a program, which is not run for this".to_owned(),
-            );
-        }
-        let client = connection.client()?;
-        let content = if method == Method::PATCH {
-            "application/merge-patch+json"
-        } else {
-            "application/json"
-        };
-        let namespace = &self.pod.namespace;
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!(
-                "/apis/events.k8s.io/v1/namespaces/{namespace}/events{object}"
-            ))
-            .header(CONTENT_TYPE, content);
-        if let Some(bearer) = connection.bearer() {
-            request = request.header(AUTHORIZATION, bearer);
-        }
-        let request = request
-            .body(Body::from(body.to_string().into_bytes()))
-            .map_err(|error| error.to_string())?;
-        let reply = client
-            .send(request)
-            .await
-            .map_err(|error| describe(&error))?;
-        let status = reply.status();
-        let body = Limited::new(reply.into_body(), REPLY_MAX).collect().await;
-        let body = body.map_err(|error| chain(&*error))?;
-        Ok((status, body.to_bytes()))
     }
 }
 
