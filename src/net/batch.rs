@@ -69,6 +69,9 @@ mod linux {
     /// Buffers lie a little more than a page apart, so that their first octets do not fight for one cache set.
     const STRIDE: usize = DATAGRAM_MAX + 192;
 
+    /// Octets of a reply that fits any path whole: what we say that we can take ourselves.
+    const WHOLE_MAX: usize = crate::wire::UDP_PAYLOAD_DEFAULT as usize;
+
     /// Octets of control messages, aligned as their headers must be.
     #[derive(Clone, Copy)]
     #[repr(C, align(8))]
@@ -120,6 +123,8 @@ mod linux {
         queued: Vec<Queued>,
         replies: Vec<u8>,
         kernel_drops: u32,
+        /// A reply was sent that may have to be cut into fragments.
+        fragments: bool,
     }
 
     // SAFETY: `slots` is owned by this value alone, as a Box's content is by its Box; nothing in it belongs to a
@@ -169,6 +174,7 @@ mod linux {
                 queued: Vec::with_capacity(BATCH),
                 replies: Vec::with_capacity(4096),
                 kernel_drops: 0,
+                fragments: false,
             };
             this.reset(BATCH);
             this
@@ -287,7 +293,7 @@ mod linux {
         /// No room (ENOBUFS, EAGAIN after the socket's write time-out) is tried once more and then costs the rest of
         /// the batch; any other error concerns one reply only (a firewall's EPERM, an address that is gone).
         pub fn send(&mut self, socket: &UdpSocket) -> usize {
-            self.address_replies();
+            self.address_replies(socket);
             let (done, lost) = self.send_headers(socket, libc::MSG_NOSIGNAL);
             lost + self.queued.len() - done
         }
@@ -298,7 +304,7 @@ mod linux {
             socket: &UdpSocket,
             mut unsent: impl FnMut(ReturnPath, &[u8]),
         ) -> usize {
-            self.address_replies();
+            self.address_replies(socket);
             let (done, lost) = self.send_headers(socket, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT);
             for queued in &self.queued[done..] {
                 let octets = &self.replies[queued.start..queued.end];
@@ -308,10 +314,14 @@ mod linux {
         }
 
         /// Fills the headers of the queued replies.
-        fn address_replies(&mut self) {
+        fn address_replies(&mut self, socket: &UdpSocket) {
             let at = self.slots.as_ptr();
             let replies = self.replies.as_mut_ptr();
             for (place, queued) in self.queued.iter().enumerate() {
+                if queued.end - queued.start > WHOLE_MAX && !self.fragments {
+                    self.fragments = true;
+                    allow_fragments(socket);
+                }
                 // SAFETY: the slots are live and ours; `place` and `queued.slot` are below BATCH, for at most one
                 // reply is queued for each slot. The name is that of the slot, as long as the kernel said; the
                 // control buffer is rewritten within its length; the octets are within `replies`, which nothing
@@ -383,6 +393,9 @@ mod linux {
     impl ReturnPath {
         /// Sends one reply; never waits.
         pub fn send(&self, socket: &UdpSocket, octets: &[u8]) -> io::Result<()> {
+            if octets.len() > WHOLE_MAX {
+                allow_fragments(socket);
+            }
             let mut vector = libc::iovec {
                 iov_base: octets.as_ptr().cast_mut().cast(),
                 iov_len: octets.len(),
@@ -556,13 +569,14 @@ mod linux {
                 SocketAddr::V6(_) => set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?,
             }
         }
-        // What we send fits any path, so a forged report of a narrower one must not make the kernel fragment it. An
-        // IPv6 socket that takes IPv4 as well needs both. Kernels before 3.15 do not know the value.
+        // What we send fits any path, so a forged report of a narrower one must not make the kernel fragment it: DF is set
+        // whatever such reports say (RFC 9715, section 3.1). It also spares the kernel the choice of an ID. An IPv6 socket
+        // that takes IPv4 as well needs both. Kernels before 3.15 do not know the last value.
         let _ = set(
             fd,
             libc::IPPROTO_IP,
             libc::IP_MTU_DISCOVER,
-            libc::IP_PMTUDISC_OMIT,
+            libc::IP_PMTUDISC_PROBE,
         );
         if address.is_ipv6() {
             let _ = set(
@@ -580,6 +594,17 @@ mod linux {
         }
         // The kernel doubles what it is asked for, to pay for its own bookkeeping.
         Ok(get(fd, libc::SOL_SOCKET, libc::SO_RCVBUF)? / 2)
+    }
+
+    /// Lets IPv4 replies be cut into fragments on their way: `bufsize` may allow more than fits any path.
+    fn allow_fragments(socket: &UdpSocket) {
+        // If it fails, a reply that is too large does.
+        let _ = set(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            libc::IP_PMTUDISC_OMIT,
+        );
     }
 
     /// Looks at the socket's receive queue.

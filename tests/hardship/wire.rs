@@ -13,6 +13,13 @@ const COREFILE: &str = "example.org:PORT {
     errors
     forward . UPSTREAM
 }
+big:PORT {
+    bind 127.0.0.1
+    bufsize 4096
+    hosts {
+        BIG
+    }
+}
 .:PORT {
     bind 127.0.0.1
     health 127.0.0.1:HEALTH
@@ -36,7 +43,9 @@ impl Lab {
     fn new() -> Self {
         run("ip link set lo up");
         let (health, metrics, upstream) = (free_port(), free_port(), Upstream::start());
+        let big: Vec<_> = (1..=100).map(|last| format!("10.0.0.{last} big")).collect();
         let corefile = COREFILE
+            .replace("BIG", &big.join("\n"))
             .replace("HEALTH", &health.to_string())
             .replace("METRICS", &metrics.to_string())
             .replace("UPSTREAM", &upstream.address.to_string());
@@ -239,5 +248,37 @@ fn what_the_kernel_drops_while_the_server_stands_still_is_counted_to_the_last_qu
         );
         dropped > 0 && answered + dropped + limited == sent.get()
     });
+    lab.assert_serves();
+}
+
+/// RFC 9715, section 3.1; `bufsize` may allow what no path takes whole.
+#[test]
+fn replies_that_fit_any_path_forbid_fragments_and_larger_ones_allow_them() {
+    if !within(
+        "wire::replies_that_fit_any_path_forbid_fragments_and_larger_ones_allow_them",
+        &["--map-root-user", "--net"],
+        "ip link set lo up mtu 1280 && nft add table inet try",
+    ) {
+        return;
+    }
+    let lab = Lab::new();
+    let port = lab.program.port;
+    run("ip link set lo mtu 1280");
+    run("nft add table inet test");
+    run("nft add chain inet test out { type filter hook output priority 0 ; }");
+    run(&format!(
+        "nft add rule inet test out udp sport {port} ip frag-off & 0x4000 != 0x4000 drop"
+    ));
+    assert_eq!(rcode(port, "a", Duration::from_secs(9)), Some(0));
+    run("nft flush chain inet test out");
+    let client = client(Ipv4Addr::LOCALHOST, port);
+    let mut query = query(7, "big");
+    query[11] = 1;
+    query.extend_from_slice(&[0, 0, 41, 0x10, 0, 0, 0, 0, 0, 0, 0]);
+    client.send(&query).unwrap();
+    let mut reply = [0; 4096];
+    let length = client.recv(&mut reply).unwrap();
+    assert!(length > 1600, "{length}");
+    assert_eq!(reply[2] & 2, 0, "it is cut");
     lab.assert_serves();
 }
