@@ -416,7 +416,7 @@ impl Store {
         });
         let caused = Stamp::of(slice.trigger_time.as_deref());
         if let Some((known, record)) = self.slices.get_key_value_mut(&*key) {
-            let moved = record.service.labels != service;
+            let moved = *record.service.labels != *service;
             if !moved && *known.0 == view {
                 record.seen = seen;
                 record.caused = caused;

@@ -22,6 +22,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
+use smallvec::SmallVec;
 
 use crate::cluster::Keep;
 use crate::cluster::addresses::Addresses;
@@ -57,10 +58,13 @@ pub struct Table {
     pub(in crate::cluster) clients: Clients,
 }
 
+/// Most stand within their slot: a look-up compares them, and each line of memory that it has to wait for costs it a tenth.
+pub type Labels = SmallVec<[u8; 36]>;
+
 /// Where one Service, or slices without their Service, stand in the table. Outlives its versions.
 pub struct Slot {
     /// `\3web\4shop`: the labels of Service and namespace in lower case, without a root.
-    pub labels: Box<[u8]>,
+    pub labels: Labels,
     view: ArcSwap<ServiceView>,
 }
 

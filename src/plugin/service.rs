@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use hashbrown::HashTable;
 
 use crate::cluster::objects::Port;
-use crate::cluster::table::{Alias, Backend, ServiceView, ViewKind};
+use crate::cluster::table::{Alias, Backend, Ports, ServiceView, ViewKind};
 use crate::plugin::service::round::{Family, Round};
 use crate::wire::code::RecordType;
 use crate::wire::name::{NameBuf, NameRef};
@@ -128,9 +128,13 @@ fn is_wanted(port: &Port, part: Part<'_>) -> bool {
     }
 }
 
-/// Whether any port is asked for. A Service or slice without ports is as one with an unnamed port of no number.
-fn any_port(ports: &[Port], part: Part<'_>) -> bool {
-    count_ports(ports, part) > 0
+/// Whether any port is asked for. A Service or slice without ports is as one with an unnamed port of no number. The ports
+/// stand elsewhere in memory, so they are looked at only if a port is asked for.
+fn any_port(ports: &Ports, part: Part<'_>) -> bool {
+    match part {
+        Part::Port { .. } => count_ports(ports, part) > 0,
+        Part::Whole | Part::Endpoint(_) | Part::ClusterEndpoint { .. } | Part::Zone { .. } => true,
+    }
 }
 
 /// How many ports are asked for.
@@ -299,13 +303,15 @@ pub(super) fn write_srv(
         if addresses.is_empty() {
             return;
         }
+        let first_target = reply.len() + SRV_FIXED;
         for port in port_numbers(&view.ports, part) {
             reply.srv(Owner::Question, ttl.srv, 0, weight, port, targets.service());
         }
         if reply.count(Section::Answer) > 0 {
             reply.go_to(Section::Additional);
+            let owner = Owner::standing_at(first_target, targets.service());
             for &address in addresses {
-                reply.address(Owner::Name(targets.service()), ttl.glue, address);
+                reply.address(owner, ttl.glue, address);
             }
         }
         return;

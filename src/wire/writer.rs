@@ -27,8 +27,20 @@ pub enum Owner<'n> {
     Question,
     /// The part of the QNAME that starts so many octets in, by pointer; must be between two labels.
     QuestionSuffix(usize),
+    /// The name that stands at this place of the message, by pointer.
+    At(u16),
     /// Some other name.
     Name(NameRef<'n>),
+}
+
+impl<'n> Owner<'n> {
+    /// A name that stands at this place of the message already. Where no pointer can name the place, it is written anew.
+    pub fn standing_at(place: usize, name: NameRef<'n>) -> Self {
+        match u16::try_from(place) {
+            Ok(at) if place <= POINTER_MAX => Self::At(at),
+            _ => Self::Name(name),
+        }
+    }
 }
 
 /// The OPT of a reply.
@@ -391,6 +403,7 @@ impl<'b> ReplyWriter<'b> {
         match owner {
             Owner::Question => self.pointer(HEADER_LEN),
             Owner::QuestionSuffix(offset) => self.question_suffix(offset),
+            Owner::At(place) => self.pointer(usize::from(place)),
             Owner::Name(name) => self.compressed_name(name),
         }
     }
@@ -686,6 +699,28 @@ mod tests {
         );
         // Question, then a pointer each way, then `www.example` in full with a pointer to `org`.
         assert_eq!(reply.len(), octets.len() + 12 + 6 + 12 + 4 + 8 + 2);
+    }
+
+    #[test]
+    fn an_owner_that_stands_already_is_a_pointer_where_one_can_name_its_place() {
+        let octets = query_octets("web.example.org");
+        let query = Query::parse(&octets).expect("a query");
+        let mut out = Vec::new();
+        let mut reply = ReplyWriter::new(&query, &mut out);
+        let target = name("a.example.org");
+        let at = reply.len() + 18;
+        reply.srv(Owner::Question, 5, 0, 100, 80, target.as_ref());
+        for place in [at, POINTER_MAX + 1, usize::MAX] {
+            let owner = Owner::standing_at(place, target.as_ref());
+            assert_eq!(matches!(owner, Owner::At(_)), place == at);
+            reply.a(owner, 5, Ipv4Addr::LOCALHOST);
+        }
+        let owners: Vec<_> = reply
+            .records()
+            .skip(1)
+            .map(|record| record.expect("whole").1.owner().as_ref().to_name())
+            .collect();
+        assert_eq!(owners, [target.clone(), target.clone(), target]);
     }
 
     #[test]

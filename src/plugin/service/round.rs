@@ -48,7 +48,7 @@ impl Family {
         // From the second record on, a name is a pointer too; only the root is shorter.
         let owner = match owner {
             Owner::Name(name) => name.len().min(2),
-            Owner::Question | Owner::QuestionSuffix(_) => 2,
+            Owner::Question | Owner::QuestionSuffix(_) | Owner::At(_) => 2,
         };
         owner + 10 + if self == Self::V6 { 16 } else { 4 }
     }
