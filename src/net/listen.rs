@@ -276,14 +276,41 @@ fn socket_for(address: &SocketAddr, kind: Type) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Whether somebody else has this UDP address, and would share it with us. Asked before anything of ours is open.
+/// Whether somebody else serves on this address, and would share it with us. Asked before anything of ours is open, and of
+/// TCP: a UDP socket gets queries from the moment it is bound, and they would end with it.
 pub fn is_shared(address: SocketAddr) -> bool {
     let alone = || {
-        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        // Connections that are not quite gone are nobody's service.
+        socket.set_reuse_address(true)?;
         socket.bind(&address.into())
     };
     address.port() != 0
         && alone().is_err_and(|error: io::Error| error.kind() == ErrorKind::AddrInUse)
+}
+
+/// Says early whether `address` could be listened on, as far as TCP tells, and for the reason that [`is_shared`] has. What is
+/// bound and does not listen gets no connection.
+pub fn check(address: SocketAddr) -> Result<(), BindError> {
+    let check = |address: SocketAddr| {
+        let bind = || {
+            let socket = socket_for(&address, Type::STREAM)?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&address.into())
+        };
+        bind().map_err(|error| BindError {
+            address,
+            protocol: "tcp",
+            error,
+        })
+    };
+    match check(address) {
+        Err(failure) if is_without_ipv6(&failure) => check(SocketAddr::new(
+            Ipv4Addr::UNSPECIFIED.into(),
+            address.port(),
+        )),
+        checked => checked,
+    }
 }
 
 /// The wildcard of IPv6 failed because the system has no IPv6.
@@ -349,6 +376,31 @@ mod tests {
         assert!(is_shared(address) && !is_shared(any));
         assert!(bind_udp(address).is_ok(), "the kernel lets both have it");
         drop(udp);
+    }
+
+    #[test]
+    fn a_look_at_an_address_takes_no_query_from_who_serves_there() {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let (address, udp, tcp) = bind_all(any, NonZeroUsize::MIN).expect("loopback is there");
+        // From many ports, of which the kernel gives a share to each socket that is bound.
+        let send = move || {
+            for number in 0..2000 {
+                let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+                client.send_to(&[number as u8], address).unwrap();
+            }
+        };
+        let sending = std::thread::spawn(send);
+        while !sending.is_finished() {
+            check(address).expect("the kernel lets both have it");
+            assert!(is_shared(address));
+        }
+        let received = std::iter::from_fn(|| udp[0].recv(&mut [0; 16]).ok());
+        assert_eq!(received.count(), 2000);
+        drop(tcp);
+        let alone = TcpListener::bind(address).unwrap();
+        let failure = check(address).expect_err("it is not shared");
+        assert_eq!(failure.error.kind(), ErrorKind::AddrInUse);
+        drop(alone);
     }
 
     #[test]

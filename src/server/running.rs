@@ -47,7 +47,10 @@ impl Server {
         let mut http = HttpServers::new(&process);
         if !generation.plan.before_serving.is_empty() {
             // A taken port is worth knowing now, not after the wait for the API server.
-            drop(open_missing(&generation, &BTreeMap::new(), &process)?);
+            for address in generation.zones.keys() {
+                listen::check(address.to_socket())
+                    .map_err(|error| BuildError(error.to_string()))?;
+            }
         }
         // `ready` is asked while the API server is waited for, and nobody may be sent here before the sockets are open.
         process.readiness.close();
