@@ -66,8 +66,9 @@ pub fn run(args: &Args) -> Result<(), String> {
     println!("{}", machine());
     println!("{reloads} reloads, one every {period:?}, at {rate} queries a second");
     let of_round = reloads.div_ceil(rounds);
-    // Every name is asked once, so that what is cached is cached.
-    bed.load(clients, rate, Duration::from_secs(2))?;
+    // Every name is asked once at least, so that what is cached is cached.
+    let twice = Duration::from_secs_f64(4.0 * CACHED as f64 / rate);
+    bed.load(clients, rate, twice.max(Duration::from_secs(2)))?;
     let mut table = Table::new(&[
         "reloads",
         "broken",
