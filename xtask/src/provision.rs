@@ -43,6 +43,17 @@ pub fn container_tools() -> Result<(), String> {
     install(missing)
 }
 
+/// What `e2e` needs beside [`programs`] and [`container_tools`]: kube-proxy's rules, and a second C library.
+pub fn cluster_tools() -> Result<(), String> {
+    let tools = [("nft", "nftables"), ("musl-gcc", "musl-tools")];
+    let missing = tools
+        .iter()
+        .filter(|(program, _)| find(program).is_none())
+        .map(|&(_, package)| package)
+        .collect();
+    install(missing)
+}
+
 /// What counts instructions is there.
 pub fn valgrind() -> Result<(), String> {
     if find("valgrind").is_none() {

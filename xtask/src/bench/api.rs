@@ -1,7 +1,7 @@
 //! A client of the API server: JSON over TLS, one request after the other on a connection that is kept.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpStream;
+use std::net::{IpAddr, SocketAddrV4, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::control_plane::{ControlPlane, TOKEN};
 /// Where the API server is, and what it proves itself by.
 #[derive(Clone)]
 pub struct Api {
-    port: u16,
+    address: SocketAddrV4,
     config: Arc<ClientConfig>,
 }
 
@@ -27,10 +27,10 @@ pub struct Connection {
 
 impl Api {
     pub fn of(control_plane: &ControlPlane) -> Result<Self, String> {
-        Self::new(control_plane.secure_port(), &control_plane.authority())
+        Self::new(control_plane.address(), &control_plane.authority())
     }
 
-    fn new(port: u16, authority: &Path) -> Result<Self, String> {
+    fn new(address: SocketAddrV4, authority: &Path) -> Result<Self, String> {
         let shown = |error: &dyn std::fmt::Display| format!("{}: {error}", authority.display());
         let mut roots = RootCertStore::empty();
         for certificate in
@@ -46,18 +46,18 @@ impl Api {
             .with_root_certificates(roots)
             .with_no_client_auth();
         Ok(Self {
-            port,
+            address,
             config: Arc::new(config),
         })
     }
 
     pub fn connect(&self) -> Result<Connection, String> {
         let text = |error: std::io::Error| format!("API server: {error}");
-        let tcp = TcpStream::connect(("127.0.0.1", self.port)).map_err(text)?;
+        let tcp = TcpStream::connect(self.address).map_err(text)?;
         tcp.set_nodelay(true).map_err(text)?;
         tcp.set_read_timeout(Some(Duration::from_secs(30)))
             .map_err(text)?;
-        let name = ServerName::try_from("127.0.0.1").map_err(|error| error.to_string())?;
+        let name = ServerName::from(IpAddr::V4(*self.address.ip()));
         let tls = ClientConnection::new(Arc::clone(&self.config), name)
             .map_err(|error| error.to_string())?;
         Ok(Connection {
@@ -103,8 +103,12 @@ impl Connection {
 
     fn send(&mut self, method: &str, path: &str, body: Option<&Value>) -> Result<(), String> {
         let body = body.map(Value::to_string).unwrap_or_default();
+        let content = match method {
+            "PATCH" => "application/merge-patch+json",
+            _ => "application/json",
+        };
         let message = format!(
-            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: {content}\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
         let stream = self.stream.get_mut();
