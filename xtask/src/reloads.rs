@@ -281,6 +281,7 @@ impl Bed {
         Ok(Plan {
             server: SocketAddr::from((Ipv4Addr::LOCALHOST, self.port)),
             duration,
+            is_over: None,
             patience: Duration::from_secs(5),
             streams: vec![Stream {
                 server: None,

@@ -53,6 +53,7 @@ pub fn run(args: &Args) -> Result<(), String> {
         })
     };
     let plan = Plan {
+        is_over: None,
         server: server.address,
         duration,
         patience: Duration::from_secs(2),

@@ -198,6 +198,7 @@ impl Bench {
 
     fn load(&self, server: &Server) -> Result<Outcome, String> {
         let plan = Plan {
+            is_over: None,
             server: SocketAddr::from(([127, 0, 0, 1], server.port)),
             duration: self.duration,
             patience: Duration::from_secs(6),

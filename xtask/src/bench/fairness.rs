@@ -103,6 +103,7 @@ impl Bench {
     /// Answers a second when more is asked than can be answered, by clients of which none is to blame.
     fn saturation(&self) -> Result<f64, String> {
         let plan = Plan {
+            is_over: None,
             server: self.server.address,
             duration: Duration::from_secs(3),
             patience: Duration::from_millis(500),
@@ -150,6 +151,7 @@ impl Bench {
         }];
         streams.extend(flood);
         let outcomes = load::run(&Plan {
+            is_over: None,
             server: self.server.address,
             duration: self.duration,
             patience: Duration::from_secs(2),

@@ -13,7 +13,7 @@
 //! server half an hour. Nothing listens beyond loopback; everything is stopped at the end, and what an aborted run left
 //! is stopped by the next one.
 
-mod api;
+pub mod api;
 pub mod args;
 mod baseline;
 mod bed;

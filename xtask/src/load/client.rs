@@ -10,7 +10,7 @@ use mio::{Interest, Registry, Token};
 use socket2::{Domain, Socket, Type};
 
 use crate::load::Protocol;
-use crate::load::report::Counts;
+use crate::load::report::{Counts, Lost};
 
 /// Queries that a client may wait for at once; an ID is free again when the oldest of so many is given up.
 const WAITING_MAX: usize = 1 << 16;
@@ -23,10 +23,19 @@ struct Waiting {
     sent: Duration,
 }
 
+impl Waiting {
+    fn lost_by(self, client: SocketAddrV4) -> Lost {
+        Lost {
+            client,
+            id: self.id,
+            sent: self.sent,
+        }
+    }
+}
+
 /// Sends queries, and knows its replies by their IDs.
 pub struct Client {
-    pub address: Ipv4Addr,
-    port: u16,
+    address: SocketAddrV4,
     socket: Connection,
     waiting: Vec<Option<Waiting>>,
     next_id: u16,
@@ -57,10 +66,8 @@ impl Client {
         socket.bind(&SocketAddrV4::new(address, 0).into())?;
         socket.connect(&server.into())?;
         socket.set_nonblocking(true)?;
-        let port = socket
-            .local_addr()?
-            .as_socket()
-            .map_or(0, |local| local.port());
+        let local = socket.local_addr()?.as_socket_ipv4();
+        let address = local.unwrap_or(SocketAddrV4::new(address, 0));
         let socket = match protocol {
             Protocol::Udp => Connection::Udp(UdpSocket::from_std(socket.into())),
             Protocol::Tcp => {
@@ -75,7 +82,6 @@ impl Client {
         let waiting = waiting.next_power_of_two().clamp(16, WAITING_MAX);
         Ok(Self {
             address,
-            port,
             socket,
             waiting: vec![None; waiting],
             next_id: 0,
@@ -92,8 +98,8 @@ impl Client {
 
     /// Address and port as `/proc/net/udp` writes them.
     pub fn name_in_proc(&self) -> String {
-        let address = u32::from_le_bytes(self.address.octets());
-        format!("{address:08X}:{:04X}", self.port)
+        let address = u32::from_le_bytes(self.address.ip().octets());
+        format!("{address:08X}:{:04X}", self.address.port())
     }
 
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
@@ -132,7 +138,7 @@ impl Client {
             let place = usize::from(id) & (self.waiting.len() - 1);
             let before = self.waiting[place].replace(Waiting { id, sent: now });
             if let Some(before) = before {
-                counts.lose(self.address, before.id);
+                counts.lose(before.lost_by(self.address));
             }
         }
     }
@@ -199,7 +205,7 @@ impl Client {
     /// Counts what is still waited for as lost.
     pub fn give_up(&mut self, counts: &mut Counts) {
         for waiting in self.waiting.iter_mut().filter_map(Option::take) {
-            counts.lose(self.address, waiting.id);
+            counts.lose(waiting.lost_by(self.address));
         }
     }
 
@@ -222,7 +228,7 @@ fn flush(stream: &mut TcpStream, output: &mut Vec<u8>) -> io::Result<()> {
 
 fn note(
     waiting: &mut [Option<Waiting>],
-    address: Ipv4Addr,
+    address: SocketAddrV4,
     reply: &[u8],
     now: Duration,
     patience: Duration,
@@ -238,7 +244,7 @@ fn note(
         Some(waiting) => {
             let took = now.saturating_sub(waiting.sent);
             if took > patience {
-                counts.lose(address, id);
+                counts.lose(waiting.lost_by(address));
             } else {
                 counts.answer(flags & 15, took);
             }

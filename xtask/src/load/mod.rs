@@ -29,6 +29,8 @@ pub use report::Outcome;
 pub use run::{Plan, Stream, run};
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::bench::args::Args;
@@ -40,6 +42,8 @@ usage: cargo xtask load --server ADDRESS:PORT [FLAG VALUE]...
   --name NAME       one name instead, asked for A
   --rate N          queries a second of each client (20)
   --clients N       clients, each with an address of its own from 127.0.1.1 on (1)
+  --from ADDRESS    one address for all clients instead; each keeps a port of its own
+  --until-eof yes   ends when standard input does, if that comes before the time is over
   --seconds N       how long (10)
   --protocol P      udp or tcp (udp)
   --read yes|no     whether replies are read; without, only what was sent is known (yes)
@@ -51,6 +55,8 @@ pub const FLAGS: &[&str] = &[
     "--name",
     "--rate",
     "--clients",
+    "--from",
+    "--until-eof",
     "--seconds",
     "--protocol",
     "--read",
@@ -89,14 +95,23 @@ pub fn command(words: &[&str]) -> Result<(), String> {
         "tcp" => Protocol::Tcp,
         other => return Err(format!("`--protocol` cannot be `{other}`")),
     };
+    let clients = args.get("--clients", 1)?;
+    let from = args.get("--from", Ipv4Addr::UNSPECIFIED)?;
+    let addresses = if from.is_unspecified() {
+        addresses(Ipv4Addr::new(127, 0, 1, 1), clients)
+    } else {
+        vec![from; clients as usize]
+    };
+    let until_eof = args.get("--until-eof", "no".to_owned())? == "yes";
     let plan = Plan {
         server,
+        is_over: until_eof.then(end_of_input),
         duration: Duration::from_secs(args.get("--seconds", 10)?),
         patience: Duration::from_millis(args.get("--patience-ms", 5000)?),
         streams: vec![Stream {
             server: None,
             name: "clients".into(),
-            addresses: addresses(Ipv4Addr::new(127, 0, 1, 1), args.get("--clients", 1)?),
+            addresses,
             rate: args.get("--rate", 20.0)?,
             questions,
             protocol,
@@ -107,6 +122,18 @@ pub fn command(words: &[&str]) -> Result<(), String> {
         print!("{outcome}");
     }
     Ok(())
+}
+
+/// True once standard input has ended.
+fn end_of_input() -> Arc<AtomicBool> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let ended = Arc::clone(&flag);
+    std::thread::spawn(move || {
+        // An input that cannot be read has ended too.
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        ended.store(true, Ordering::Relaxed);
+    });
+    flag
 }
 
 /// So many addresses in a row.

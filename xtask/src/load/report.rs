@@ -1,13 +1,22 @@
 //! What became of the queries of a stream.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use crate::load::histogram::Histogram;
 
 /// Lost queries that are named.
 const NAMED_MAX: usize = 10;
+
+/// A query without a reply in time.
+#[derive(Clone, Copy, Debug)]
+pub struct Lost {
+    pub client: SocketAddrV4,
+    pub id: u16,
+    /// When it was sent, since the start of the run.
+    pub sent: Duration,
+}
 
 /// Counted while a stream runs.
 #[derive(Clone, Debug, Default)]
@@ -22,7 +31,7 @@ pub struct Counts {
     pub strange: u64,
     pub rcodes: [u64; 16],
     pub times: Histogram,
-    lost_first: Vec<(Ipv4Addr, u16)>,
+    lost_first: Vec<Lost>,
 }
 
 impl Counts {
@@ -31,10 +40,10 @@ impl Counts {
         self.times.add(took);
     }
 
-    pub fn lose(&mut self, client: Ipv4Addr, id: u16) {
+    pub fn lose(&mut self, lost: Lost) {
         self.lost += 1;
         if self.lost_first.len() < NAMED_MAX {
-            self.lost_first.push((client, id));
+            self.lost_first.push(lost);
         }
     }
 }
@@ -112,8 +121,9 @@ impl fmt::Display for Outcome {
                 "  ms: median {median:.3}, p99 {p99:.3}, p99.9 {p999:.3}, max {max:.3}"
             )?;
         }
-        for (client, id) in &counts.lost_first {
-            writeln!(f, "  lost: ID {id} of {client}")?;
+        for Lost { client, id, sent } in &counts.lost_first {
+            let at = sent.as_secs_f64();
+            writeln!(f, "  lost: ID {id} of {client}, sent at {at:.3} s")?;
         }
         Ok(())
     }

@@ -3,6 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
@@ -25,9 +27,18 @@ pub struct Plan {
     /// IPv4, for the clients have addresses of IPv4's loopback.
     pub server: SocketAddr,
     pub duration: Duration,
+    /// Set by another thread to end it sooner.
+    pub is_over: Option<Arc<AtomicBool>>,
     /// A reply after this is none.
     pub patience: Duration,
     pub streams: Vec<Stream>,
+}
+
+impl Plan {
+    fn is_told_to_end(&self) -> bool {
+        let told = |flag: &Arc<AtomicBool>| flag.load(Ordering::Relaxed);
+        self.is_over.as_ref().is_some_and(told)
+    }
 }
 
 /// Clients that do the same.
@@ -66,11 +77,15 @@ pub fn run(plan: &Plan) -> Result<Vec<Outcome>, String> {
     let mut events = Events::with_capacity(1024);
     let (mut message, mut number) = (Vec::new(), 0);
     let start = Instant::now();
+    let mut duration = plan.duration;
     loop {
         let now = start.elapsed();
-        let is_over = now >= plan.duration;
+        if now < duration && plan.is_told_to_end() {
+            duration = now;
+        }
+        let is_over = now >= duration;
         if is_over
-            && (now >= plan.duration + plan.patience
+            && (now >= duration + plan.patience
                 || senders.iter().all(|one: &Sender| one.client.is_idle()))
         {
             break;
@@ -122,7 +137,7 @@ pub fn run(plan: &Plan) -> Result<Vec<Outcome>, String> {
                 .read(|| start.elapsed(), plan.patience, counts);
         }
     }
-    Ok(outcomes(plan, senders, counts))
+    Ok(outcomes(plan, duration, senders, counts))
 }
 
 fn open(
@@ -155,7 +170,12 @@ fn open(
     Ok(())
 }
 
-fn outcomes(plan: &Plan, mut senders: Vec<Sender>, mut counts: Vec<Counts>) -> Vec<Outcome> {
+fn outcomes(
+    plan: &Plan,
+    elapsed: Duration,
+    mut senders: Vec<Sender>,
+    mut counts: Vec<Counts>,
+) -> Vec<Outcome> {
     let table = udp_table();
     let mut own_drops = vec![0; plan.streams.len()];
     for sender in &mut senders {
@@ -168,7 +188,7 @@ fn outcomes(plan: &Plan, mut senders: Vec<Sender>, mut counts: Vec<Counts>) -> V
     let both = plan.streams.iter().zip(counts).zip(own_drops);
     both.map(|((stream, counts), own_drops)| Outcome {
         name: stream.name.clone(),
-        elapsed: plan.duration,
+        elapsed,
         is_read: stream.is_read,
         counts,
         own_drops,
@@ -216,6 +236,7 @@ mod tests {
         Plan {
             server,
             duration: Duration::from_millis(500),
+            is_over: None,
             patience: Duration::from_millis(500),
             streams: vec![Stream {
                 server: None,

@@ -1,9 +1,9 @@
 //! What is on its way on one socket, by ID.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use crate::load::report::Counts;
+use crate::load::report::{Counts, Lost};
 
 /// IDs are given out in turn, so the oldest is always known.
 pub struct Waiting {
@@ -86,8 +86,12 @@ impl Waiting {
     }
 
     fn lose_oldest(&mut self, counts: &mut Counts) {
-        if self.place(self.oldest).take().is_some() {
-            counts.lose(Ipv4Addr::UNSPECIFIED, self.oldest);
+        if let Some(sent) = self.place(self.oldest).take() {
+            counts.lose(Lost {
+                client: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0),
+                id: self.oldest,
+                sent,
+            });
             self.count -= 1;
         }
         self.oldest = self.oldest.wrapping_add(1);
