@@ -9,6 +9,7 @@ mod bench;
 mod cluster;
 mod command;
 mod control_plane;
+mod e2e;
 mod echo;
 mod fuzz;
 mod helm;
@@ -46,6 +47,7 @@ usage: cargo xtask COMMAND
   bench outage       every answer while the API server is away for long (`… outage --help`)
   bench propagation  from a write at the API server to the right answer (`… propagation --help`)
   bench restart      from `kill -9` to the first right answer, with and without a snapshot (`… restart --help`)
+  e2e                clients in the pods of a small real cluster, with faults and restarts (`e2e --help`)
   echo PORT          answers everything with one address: the bare socket, and an upstream
   load               queries at a steady rate from many addresses, losses by ID (`load --help`)
   image              the container image, as an OCI archive, and its SBOM (`image --help`)
@@ -80,6 +82,7 @@ fn main() -> ExitCode {
         ["cluster", "load", file] => cluster::load(file.as_ref()),
         ["cluster", "down"] => cluster::down(),
         ["bench", ref rest @ ..] => bench::run(rest),
+        ["e2e", ref rest @ ..] => e2e::run(rest),
         ["echo", port] => echo::run(port),
         ["image", ref rest @ ..] => image::command(rest),
         ["load", ref rest @ ..] => load::command(rest),

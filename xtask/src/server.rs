@@ -37,6 +37,11 @@ impl Running {
         self.child.id()
     }
 
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
+    }
+
     /// Kills it, without a chance to say goodbye.
     pub fn kill(&mut self) {
         let _ = self.child.kill();

@@ -7,7 +7,7 @@ use crate::bench::args::Args;
 use crate::bench::instructions;
 use crate::command::{cargo, run as command};
 use crate::steps::{Done, Steps};
-use crate::{control_plane, fuzz, helm, image, paths, provision, vectors};
+use crate::{control_plane, e2e, fuzz, helm, image, paths, provision, vectors};
 
 /// Seconds that each fuzz target runs.
 const FUZZ_SECONDS: u64 = 60;
@@ -46,6 +46,7 @@ fn all(steps: &mut Steps) {
     });
     steps.step("image", image::check::is_small_and_the_same_twice);
     steps.step("image, in a container", image::check::serves_in_a_container);
+    steps.step("end to end, from pods", e2e::step);
     steps.step("instructions", || {
         if !instructions::is_comparable() {
             return Ok(Done::Skipped(

@@ -159,7 +159,7 @@ fn containerd_takes(archive: &Path, folder: &Path) -> Result<(), String> {
 }
 
 /// A bundle for runc, with the user and the entry point that the image names.
-fn unpack(archive: &Path, folder: &Path) -> Result<PathBuf, String> {
+pub fn unpack(archive: &Path, folder: &Path) -> Result<PathBuf, String> {
     let layout = folder.join("layout");
     empty(&layout)?;
     run(Command::new("tar")
@@ -194,6 +194,16 @@ fn as_in_a_pod(bundle: &Path, folder: &Path) -> Result<(), String> {
     let path = bundle.join("config.json");
     let mut config: Value =
         serde_json::from_slice(&read(&path)?).map_err(|error| error.to_string())?;
+    let hosts = mounts.join("hosts");
+    pod_like(
+        &mut config,
+        &[(&mounts, "/etc/coredns"), (&hosts, "/etc/hosts")],
+    )?;
+    super::write(&path, config.to_string().as_bytes())
+}
+
+/// The rights and arguments of `deploy/base`, and what is mounted where.
+pub fn pod_like(config: &mut Value, mounts: &[(&Path, &str)]) -> Result<(), String> {
     let rights = json!(["CAP_NET_BIND_SERVICE"]);
     config["process"]["capabilities"] =
         json!({"bounding": rights, "effective": rights, "permitted": rights});
@@ -208,17 +218,14 @@ fn as_in_a_pod(bundle: &Path, folder: &Path) -> Result<(), String> {
         .as_array_mut()
         .ok_or("the bundle has no mounts")?;
     // umoci lends the machine's files; the kubelet has its own.
-    all.retain(|mount| mount["destination"] != "/etc/hosts");
-    for (source, destination) in [
-        (mounts.clone(), "/etc/coredns"),
-        (mounts.join("hosts"), "/etc/hosts"),
-    ] {
+    all.retain(|mount| mounts.iter().all(|&(_, path)| mount["destination"] != path));
+    for (source, destination) in mounts {
         let options = ["rbind", "ro", "rprivate"];
         all.push(json!({
             "type": "bind", "source": source, "destination": destination, "options": options
         }));
     }
-    super::write(&path, config.to_string().as_bytes())
+    Ok(())
 }
 
 fn serve(bundle: &Path, folder: &Path) -> Result<(), String> {

@@ -70,6 +70,15 @@ pub fn command(words: &[&str]) -> Result<(), String> {
     make(&flags, &folder).map(drop)
 }
 
+/// The archive for this machine, with this static program in it, or with ours, built if its sources are newer.
+pub fn archive_of_this_machine(program: Option<PathBuf>, folder: &Path) -> Result<PathBuf, String> {
+    let flags = Flags {
+        programs: program.into_iter().collect(),
+        ..Flags::default()
+    };
+    make(&flags, folder)
+}
+
 fn parse(words: &[&str]) -> Result<Flags, String> {
     let mut flags = Flags::default();
     let mut rest = words.iter();
