@@ -10,6 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use foldhash::quality::RandomState;
 use tokio::sync::oneshot;
 
 use crate::chain::plugin::{Answer, Failure, Verdict};
@@ -25,7 +26,7 @@ const MEMORY: Duration = Duration::from_secs(1);
 /// Questions without a reply that are remembered; with more, the oldest are forgotten. About a megabyte.
 const REMEMBERED_MAX: usize = 4096;
 
-type Waiting = HashMap<Arc<[u8]>, Vec<oneshot::Sender<Verdict>>>;
+type Waiting = HashMap<Arc<[u8]>, Vec<oneshot::Sender<Verdict>>, RandomState>;
 
 /// The questions that are out, and those that nobody replied to.
 #[derive(Default)]
@@ -36,7 +37,7 @@ pub(super) struct Flights {
 #[derive(Default)]
 struct Table {
     waiting: Waiting,
-    failed: HashMap<Arc<[u8]>, Failure>,
+    failed: HashMap<Arc<[u8]>, Failure, RandomState>,
     /// The same by age, the oldest first.
     failed_at: VecDeque<(Instant, Arc<[u8]>)>,
 }
@@ -108,6 +109,9 @@ impl Table {
     /// What is remembered of a question.
     fn failure(&mut self, key: &Arc<[u8]>, now: Instant) -> Option<Failure> {
         self.expire(now);
+        if self.failed.is_empty() {
+            return None;
+        }
         let failure = self.failed.get(key)?;
         Some(Failure {
             rcode: failure.rcode,
