@@ -17,6 +17,9 @@ pub mod chain;
 /// What can be done to a query.
 pub mod plugin;
 
+/// Work that waits, on the thread that began it.
+pub mod reactor;
+
 /// Kubernetes objects, seen from DNS.
 pub mod cluster;
 

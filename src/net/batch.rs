@@ -17,15 +17,22 @@
 )]
 
 #[cfg(target_os = "linux")]
-pub use linux::{Batch, ReturnPath, prepare, queue_fill, raise_file_limit};
+pub use linux::{
+    Batch, Inbox, ReturnPath, prepare, queue_fill, raise_file_limit, send_late, send_some,
+};
 #[cfg(not(target_os = "linux"))]
-pub use portable::{Batch, ReturnPath, prepare, queue_fill, raise_file_limit};
+pub use portable::{
+    Batch, Inbox, ReturnPath, prepare, queue_fill, raise_file_limit, send_late, send_some,
+};
 
 /// The twin for other kernels; here for its tests only.
 #[cfg(any(not(target_os = "linux"), test))]
 pub mod portable;
 
 use std::net::{IpAddr, SocketAddr};
+
+/// Datagrams that one call sends to an upstream or takes from it at most.
+pub const SOME: usize = 16;
 
 /// What the kernel says of a receive queue.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +67,7 @@ mod linux {
     use std::os::fd::{AsFd, AsRawFd};
     use std::ptr::{self, NonNull};
 
-    use super::{Datagram, QueueFill};
+    use super::{Datagram, QueueFill, SOME};
     use crate::net::limit::{BATCH, DATAGRAM_MAX};
 
     /// Room for one control message with an address (40 octets with IPv6) and one with a count (24).
@@ -348,38 +355,107 @@ mod linux {
         /// Sends what [`Self::address_replies`] has just filled; returns how far it came, and how many of those are lost.
         fn send_headers(&mut self, socket: &UdpSocket, flags: libc::c_int) -> (usize, usize) {
             let total = self.queued.len();
-            let (mut done, mut lost, mut tried_again) = (0, 0, false);
-            while done < total {
-                // SAFETY: the caller has just filled the first `total` headers, and `done` is below `total`; all they
-                // point at is part of `slots` or of `replies` and is only read.
-                let sent = unsafe {
-                    libc::sendmmsg(
-                        socket.as_raw_fd(),
-                        (&raw mut (*self.slots.as_ptr()).outgoing[done]).cast(),
-                        (total - done) as _,
-                        flags as _,
-                    )
-                };
-                if let Ok(sent @ 1..) = usize::try_from(sent) {
-                    done += sent;
-                    continue;
+            // SAFETY: the caller has just filled the first `total` headers; all they point at is part of `slots` or of
+            // `replies` and is only read.
+            unsafe {
+                let first = (&raw mut (*self.slots.as_ptr()).outgoing).cast();
+                send_all(socket, first, total, flags)
+            }
+        }
+    }
+
+    /// Sends datagrams; returns how far it came, and how many of those are lost.
+    ///
+    /// # Safety
+    ///
+    /// `first` must point to `total` headers whose names, controls, vectors and octets are live and as long as they say.
+    unsafe fn send_all(
+        socket: &UdpSocket,
+        first: *mut libc::mmsghdr,
+        total: usize,
+        flags: libc::c_int,
+    ) -> (usize, usize) {
+        let (mut done, mut lost, mut tried_again) = (0, 0, false);
+        while done < total {
+            // SAFETY: as the caller promises, and `done` is below `total`.
+            let sent = unsafe {
+                let next = first.add(done);
+                libc::sendmmsg(socket.as_raw_fd(), next, (total - done) as _, flags as _)
+            };
+            if let Ok(sent @ 1..) = usize::try_from(sent) {
+                done += sent;
+                continue;
+            }
+            match io::Error::last_os_error().raw_os_error() {
+                Some(libc::EINTR) => {}
+                Some(libc::ENOBUFS | libc::EAGAIN | libc::ENOMEM) => {
+                    if tried_again {
+                        break;
+                    }
+                    tried_again = true;
                 }
-                match io::Error::last_os_error().raw_os_error() {
-                    Some(libc::EINTR) => {}
-                    Some(libc::ENOBUFS | libc::EAGAIN | libc::ENOMEM) => {
-                        if tried_again {
-                            break;
-                        }
-                        tried_again = true;
-                    }
-                    _ => {
-                        lost += 1;
-                        done += 1;
-                    }
+                _ => {
+                    lost += 1;
+                    done += 1;
                 }
             }
-            (done, lost)
         }
+        (done, lost)
+    }
+
+    /// Replies that one call of [`send_late`] hands to the kernel at once.
+    const LATE: usize = 16;
+
+    /// Sends replies whose batch is gone; returns how many are lost. If it must not wait for room, those that found none
+    /// are handed back; if it may, they are lost as in [`Batch::send`].
+    pub fn send_late(
+        socket: &UdpSocket,
+        replies: &[(ReturnPath, Vec<u8>)],
+        may_wait: bool,
+        mut unsent: impl FnMut(&(ReturnPath, Vec<u8>)),
+    ) -> usize {
+        let flags = if may_wait {
+            libc::MSG_NOSIGNAL
+        } else {
+            libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT
+        };
+        let mut lost = 0;
+        for replies in replies.chunks(LATE) {
+            // SAFETY: all zeros is a value of `mmsghdr` and of `iovec`: integers and null pointers.
+            let (mut headers, mut vectors): ([libc::mmsghdr; LATE], [libc::iovec; LATE]) =
+                unsafe { mem::zeroed() };
+            let mut controls = [const { Control([0; CONTROL_LEN]) }; LATE];
+            let places = headers.iter_mut().zip(&mut vectors).zip(&mut controls);
+            for (((header, vector), control), (path, octets)) in places.zip(replies) {
+                if octets.len() > WHOLE_MAX {
+                    allow_fragments(socket);
+                }
+                vector.iov_base = octets.as_ptr().cast_mut().cast();
+                vector.iov_len = octets.len();
+                let header = &mut header.msg_hdr;
+                header.msg_name = (&raw const path.peer).cast_mut().cast();
+                header.msg_namelen = path.peer_len;
+                header.msg_iov = vector;
+                header.msg_iovlen = 1;
+                let control_len = write_source(path.source, control);
+                if control_len != 0 {
+                    header.msg_control = (&raw mut *control).cast();
+                    header.msg_controllen = control_len as _;
+                }
+            }
+            // SAFETY: as many headers as there are replies were just filled; what they point at outlives the call and is
+            // only read.
+            let (done, failed) =
+                unsafe { send_all(socket, headers.as_mut_ptr(), replies.len(), flags) };
+            lost += failed;
+            let rest = &replies[done..];
+            if may_wait {
+                lost += rest.len();
+            } else {
+                rest.iter().for_each(&mut unsent);
+            }
+        }
+        lost
     }
 
     /// How to reply to a datagram whose batch is gone.
@@ -425,6 +501,92 @@ mod linux {
                 return Err(io::Error::last_os_error());
             }
             Ok(())
+        }
+    }
+
+    /// Sends datagrams over a connected socket, without waiting, [`SOME`] of them at most. Returns how many of them the
+    /// kernel took: all, or those before one that it did not. An error is that of the first one.
+    pub fn send_some<'d>(
+        socket: &impl AsFd,
+        datagrams: impl Iterator<Item = &'d [u8]>,
+    ) -> io::Result<usize> {
+        // SAFETY: all zeros is a value of `mmsghdr` and of `iovec`: integers and null pointers.
+        let (mut headers, mut vectors): ([libc::mmsghdr; SOME], [libc::iovec; SOME]) =
+            unsafe { mem::zeroed() };
+        let mut count = 0;
+        for ((header, vector), octets) in headers.iter_mut().zip(&mut vectors).zip(datagrams) {
+            vector.iov_base = octets.as_ptr().cast_mut().cast();
+            vector.iov_len = octets.len();
+            header.msg_hdr.msg_iov = vector;
+            header.msg_hdr.msg_iovlen = 1;
+            count += 1;
+        }
+        // SAFETY: so many headers were just filled; their vectors and octets outlive the call and are only read.
+        let sent = unsafe {
+            libc::sendmmsg(
+                socket.as_fd().as_raw_fd(),
+                headers.as_mut_ptr(),
+                count,
+                (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
+            )
+        };
+        usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// Room for what connected sockets receive: [`SOME`] datagrams of any length. Pages are touched as they are filled.
+    pub struct Inbox {
+        octets: Box<[[u8; 1 << 16]; SOME]>,
+        lengths: [usize; SOME],
+    }
+
+    impl Default for Inbox {
+        fn default() -> Self {
+            // SAFETY: all zeros is a value of an array of integers.
+            let octets = unsafe { Box::<[[u8; 1 << 16]; SOME]>::new_zeroed().assume_init() };
+            let lengths = [0; SOME];
+            Self { octets, lengths }
+        }
+    }
+
+    impl Inbox {
+        /// Takes what is there, `count` datagrams at most, without waiting.
+        pub fn receive(&mut self, socket: &impl AsFd, count: usize) -> io::Result<usize> {
+            // SAFETY: all zeros is a value of `mmsghdr` and of `iovec`: integers and null pointers.
+            let (mut headers, mut vectors): ([libc::mmsghdr; SOME], [libc::iovec; SOME]) =
+                unsafe { mem::zeroed() };
+            let count = count.min(SOME);
+            let places = headers.iter_mut().zip(&mut vectors).zip(&mut *self.octets);
+            for ((header, vector), octets) in places.take(count) {
+                vector.iov_base = octets.as_mut_ptr().cast();
+                vector.iov_len = octets.len();
+                header.msg_hdr.msg_iov = vector;
+                header.msg_hdr.msg_iovlen = 1;
+            }
+            // SAFETY: `count` headers were just filled; the kernel writes to their octets, each as long as it says, and to
+            // the headers, all of which outlive the call.
+            let received = unsafe {
+                libc::recvmmsg(
+                    socket.as_fd().as_raw_fd(),
+                    headers.as_mut_ptr(),
+                    count as _,
+                    libc::MSG_DONTWAIT as _,
+                    ptr::null_mut(),
+                )
+            };
+            let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+            for (length, header) in self.lengths.iter_mut().zip(&headers[..received]) {
+                *length = header.msg_len as usize;
+            }
+            Ok(received)
+        }
+
+        /// One of what was received last.
+        ///
+        /// # Panics
+        ///
+        /// If `index` is not below [`SOME`].
+        pub fn datagram(&self, index: usize) -> &[u8] {
+            &self.octets[index][..self.lengths[index]]
         }
     }
 

@@ -6,7 +6,7 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use super::{Datagram, QueueFill};
+use super::{Datagram, QueueFill, SOME};
 use crate::net::limit::{DATAGRAM_MAX, STOP_LOOK};
 
 /// Receives one datagram and sends its reply.
@@ -107,6 +107,60 @@ impl ReturnPath {
     /// Sends one reply.
     pub fn send(&self, socket: &UdpSocket, octets: &[u8]) -> io::Result<()> {
         socket.send_to(octets, self.peer).map(|_| ())
+    }
+}
+
+/// Sends replies whose datagrams are gone; returns how many are lost. Those that found no room are handed back.
+pub fn send_late(
+    socket: &UdpSocket,
+    replies: &[(ReturnPath, Vec<u8>)],
+    _may_wait: bool,
+    mut unsent: impl FnMut(&(ReturnPath, Vec<u8>)),
+) -> usize {
+    let mut lost = 0;
+    for reply in replies {
+        match reply.0.send(socket, &reply.1) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => unsent(reply),
+            sent => lost += usize::from(sent.is_err()),
+        }
+    }
+    lost
+}
+
+/// Sends datagrams over a connected socket; returns how many of them the kernel took.
+pub fn send_some<'d>(
+    socket: &UdpSocket,
+    datagrams: impl Iterator<Item = &'d [u8]>,
+) -> io::Result<usize> {
+    let mut count = 0;
+    for octets in datagrams.take(SOME) {
+        match socket.send(octets) {
+            Err(error) if count == 0 => return Err(error),
+            Err(_) => break,
+            Ok(_) => count += 1,
+        }
+    }
+    Ok(count)
+}
+
+/// Room for what a connected socket receives.
+#[derive(Default)]
+pub struct Inbox {
+    octets: Vec<u8>,
+    length: usize,
+}
+
+impl Inbox {
+    /// Takes one datagram of a socket that does not block, if there is one.
+    pub fn receive(&mut self, socket: &UdpSocket, _count: usize) -> io::Result<usize> {
+        self.octets.resize(1 << 16, 0);
+        self.length = socket.recv(&mut self.octets)?;
+        Ok(1)
+    }
+
+    /// The datagram.
+    pub fn datagram(&self, _index: usize) -> &[u8] {
+        &self.octets[..self.length]
     }
 }
 
