@@ -1,14 +1,14 @@
 //! An upstream that answers on the thread that asks it, so that a relayed query takes the same steps every time.
 
-use std::future::poll_fn;
 use std::net::{SocketAddr, UdpSocket};
-use std::pin::pin;
-use std::task::Poll;
 use std::time::Duration;
 
 use fingerpost::chain::deferred::Outcome;
+use fingerpost::reactor::Reactor;
 use fingerpost::wire::record::skip_name;
-use tokio::runtime::Runtime;
+
+/// Long enough for any machine.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Answers A questions with one address that may be kept for an hour.
 pub(crate) struct Upstream {
@@ -19,9 +19,7 @@ pub(crate) struct Upstream {
 impl Upstream {
     pub(crate) fn new() -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket
-            .set_read_timeout(Some(Duration::from_secs(10)))
-            .unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         Self {
             socket,
             message: [0; 512],
@@ -32,18 +30,25 @@ impl Upstream {
         self.socket.local_addr().unwrap()
     }
 
-    /// Sees a query through that may have to be asked here, and returns its reply's octets.
-    pub(crate) fn see_through(&mut self, outcome: Outcome, runtime: &Runtime) -> usize {
+    /// Sees a query through that has to be asked here, as a worker does, and returns its reply's octets.
+    pub(crate) fn see_through(&mut self, outcome: Outcome, reactor: &mut Reactor<usize>) -> usize {
         let Outcome::Deferred(deferred) = outcome else {
             panic!("a query that is answered from memory is another case");
         };
-        runtime.block_on(async {
-            let mut reply = pin!(deferred.finish());
-            // The first turn sends the query, and what it has come to does not matter.
-            poll_fn(|context| Poll::Ready(reply.as_mut().poll(context).is_pending())).await;
-            self.answer_one();
-            reply.await.unwrap().len()
-        })
+        let reply = async {
+            let reply = deferred.finish().await;
+            reply.map_or(0, |reply| reply.len())
+        };
+        assert!(reactor.start(reply).is_none());
+        // The query leaves; nothing has come.
+        reactor.wait(&self.socket, Duration::ZERO).unwrap();
+        self.answer_one();
+        let mut octets = 0;
+        while octets == 0 {
+            reactor.wait(&self.socket, PATIENCE).unwrap();
+            reactor.run_woken(|of_reply| octets = of_reply);
+        }
+        octets
     }
 
     fn answer_one(&mut self) {

@@ -21,6 +21,25 @@ pub enum Outcome {
     Drop,
 }
 
+/// Where a query waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::chain) enum Wait {
+    /// On its way down.
+    Down,
+    /// The same, and the thread that serves it may see it through.
+    DownHere,
+    /// With its reply, on the way up.
+    Up,
+}
+
+/// What a wait on the thread that serves came to.
+pub enum Here {
+    /// Its end; none means: send nothing.
+    Finished(Option<Finished>),
+    /// It has to wait once more, and not on this thread.
+    Leaves(Box<Deferred>),
+}
+
 /// A reply that was waited for, ready to be sent.
 pub struct Finished {
     /// Its first message, mostly the only one.
@@ -33,6 +52,7 @@ pub struct Finished {
 pub struct Deferred {
     parts: Parts,
     pending: Pending,
+    stays: bool,
     depth: usize,
     floor: usize,
     /// The reply so far, where the plugin deferred on the way up.
@@ -43,6 +63,7 @@ impl Deferred {
     pub(in crate::chain) fn new(
         parts: Parts,
         pending: Pending,
+        stays: bool,
         depth: usize,
         floor: usize,
         rising: Option<PartialReply>,
@@ -50,6 +71,7 @@ impl Deferred {
         Self {
             parts,
             pending,
+            stays,
             depth,
             floor,
             rising,
@@ -59,6 +81,11 @@ impl Deferred {
     /// What is known about the query.
     pub fn state(&self) -> &State {
         &self.parts.state
+    }
+
+    /// Whether the thread that serves may see it through ([`Step::DeferHere`](crate::chain::plugin::Step::DeferHere)).
+    pub fn stays(&self) -> bool {
+        self.stays
     }
 
     /// The query as it came in.
@@ -83,18 +110,36 @@ impl Deferred {
         Some((finished.message, state))
     }
 
+    /// The first message, if all waits are for the thread that serves.
+    pub async fn finish_here(self: Box<Self>) -> Here {
+        let mut this = self;
+        while this.stays {
+            let verdict = this.verdict().await;
+            match this.resume(verdict) {
+                Woken::Finished(done) => return Here::Finished(Some(done.0)),
+                Woken::Dropped => return Here::Finished(None),
+                Woken::Waits(next) => this = next,
+            }
+        }
+        Here::Leaves(this)
+    }
+
+    async fn verdict(&mut self) -> Verdict {
+        match self.parts.state.deadline {
+            None => self.pending.as_mut().await,
+            Some(deadline) => {
+                let pending = tokio::time::timeout_at(deadline.into(), self.pending.as_mut());
+                // Those without a deadline need not keep a place for its timer.
+                Box::pin(pending).await.unwrap_or_else(|_| out_of_time())
+            }
+        }
+    }
+
     /// It stays in its box until the wait is over: thousands may wait, and a future holds twice what it is given.
     async fn run(self: Box<Self>) -> Option<(Finished, State)> {
         let mut this = self;
         loop {
-            let verdict = match this.parts.state.deadline {
-                None => this.pending.as_mut().await,
-                Some(deadline) => {
-                    let pending = tokio::time::timeout_at(deadline.into(), this.pending.as_mut());
-                    // Those without a deadline need not keep a place for its timer.
-                    Box::pin(pending).await.unwrap_or_else(|_| out_of_time())
-                }
-            };
+            let verdict = this.verdict().await;
             match this.resume(verdict) {
                 Woken::Finished(done) => return Some(*done),
                 Woken::Dropped => return None,

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crate::chain::Chain;
 use crate::chain::content::Held;
-use crate::chain::deferred::{Deferred, Outcome};
+use crate::chain::deferred::{Deferred, Outcome, Wait};
 use crate::chain::plugin::Messages;
 use crate::chain::search::SearchPath;
 use crate::wire::UDP_PAYLOAD_DEFAULT;
@@ -458,9 +458,9 @@ impl Exchange<'_> {
         &mut self,
         pending: crate::chain::plugin::Pending,
         floor: usize,
-        rising: bool,
+        wait: Wait,
     ) -> Box<Deferred> {
-        let reply = rising.then(|| self.reply.to_partial());
+        let reply = (wait == Wait::Up).then(|| self.reply.to_partial());
         let nothing = State::new(self.state.arrival);
         let parts = Parts {
             message: self.query.message().into(),
@@ -469,6 +469,9 @@ impl Exchange<'_> {
             zones: Arc::clone(self.zones),
             rest: self.rest.take(),
         };
-        Box::new(Deferred::new(parts, pending, self.depth, floor, reply))
+        let stays = wait == Wait::DownHere;
+        Box::new(Deferred::new(
+            parts, pending, stays, self.depth, floor, reply,
+        ))
     }
 }

@@ -34,7 +34,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use crate::chain::content::Held;
-use crate::chain::deferred::Outcome;
+use crate::chain::deferred::{Outcome, Wait};
 use crate::chain::exchange::Exchange;
 use crate::chain::plugin::{After, Passes, Pending, Plugin, Step};
 use crate::chain::search::SearchPath;
@@ -159,7 +159,10 @@ impl Chain {
                     exchange.state.answered_by = Some(link.plugin.name());
                     return Self::climb(exchange, depth, floor);
                 }
-                Step::Defer(pending) => return Self::defer(exchange, pending, floor, false),
+                Step::Defer(pending) => return Self::defer(exchange, pending, floor, Wait::Down),
+                Step::DeferHere(pending) => {
+                    return Self::defer(exchange, pending, floor, Wait::DownHere);
+                }
                 Step::Drop => {
                     exchange.state.dropped = true;
                     return Self::climb(exchange, depth, floor);
@@ -188,7 +191,7 @@ impl Chain {
             exchange.depth = place;
             match link.plugin.reply(exchange) {
                 After::Done => {}
-                After::Defer(pending) => return Self::defer(exchange, pending, floor, true),
+                After::Defer(pending) => return Self::defer(exchange, pending, floor, Wait::Up),
             }
         }
         if exchange.state.dropped {
@@ -198,7 +201,7 @@ impl Chain {
         Outcome::Reply
     }
 
-    fn defer(exchange: &mut Exchange<'_>, pending: Pending, floor: usize, rising: bool) -> Outcome {
-        Outcome::Deferred(exchange.suspend(pending, floor, rising))
+    fn defer(exchange: &mut Exchange<'_>, pending: Pending, floor: usize, wait: Wait) -> Outcome {
+        Outcome::Deferred(exchange.suspend(pending, floor, wait))
     }
 }

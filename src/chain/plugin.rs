@@ -88,6 +88,9 @@ pub enum Step {
     Answered,
     /// The answer is not in memory: turn round here once this is ready.
     Defer(Pending),
+    /// The same for what never computes for long and mostly waits for a [source](crate::reactor::Source): the thread that
+    /// serves the query sees it through, if it can. Still it may be polled on any thread.
+    DeferHere(Pending),
     /// Send nothing at all.
     Drop,
 }

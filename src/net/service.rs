@@ -14,7 +14,7 @@ use tokio_util::future::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::chain::deferred::{Deferred, Finished, Outcome};
+use crate::chain::deferred::{Deferred, Finished, Here, Outcome};
 use crate::chain::exchange::{Arrival, Protocol};
 use crate::chain::plugin::{Messages, Next};
 use crate::net::in_flight::{InFlight, Permit, Refusal};
@@ -212,19 +212,41 @@ impl Service {
     pub async fn finish(&self, waiting: &mut Waiting) -> Option<Finished> {
         let deferred = waiting.deferred.take()?;
         let reply = AssertUnwindSafe(deferred.finish_all()).catch_unwind();
-        let reply = match reply.await {
-            Ok(reply) => reply,
-            Err(panic) => {
-                self.note_panic(&*panic);
-                let mut out = Vec::new();
-                write_servfail(&waiting.message, &mut out).then_some(Finished {
-                    message: out,
-                    rest: None,
-                })
+        let reply = reply
+            .await
+            .unwrap_or_else(|panic| self.give_up(&*panic, waiting));
+        waiting.permit = None;
+        reply
+    }
+
+    /// The same on the thread that serves. A query that has to wait elsewhere is in flight still, for `finish`.
+    pub async fn finish_here(&self, waiting: &mut Waiting) -> Option<Finished> {
+        let deferred = waiting.deferred.take()?;
+        let wait = AssertUnwindSafe(deferred.finish_here()).catch_unwind();
+        let reply = match wait.await {
+            Ok(Here::Finished(reply)) => reply,
+            Ok(Here::Leaves(deferred)) => {
+                waiting.deferred = Some(deferred);
+                return None;
             }
+            Err(panic) => self.give_up(&*panic, waiting),
         };
         waiting.permit = None;
         reply
+    }
+
+    /// The reply to a query whose wait has panicked.
+    #[cold]
+    fn give_up(&self, panic: &(dyn Any + Send), waiting: &Waiting) -> Option<Finished> {
+        self.note_panic(panic);
+        let mut message = Vec::new();
+        let rest = None;
+        write_servfail(&waiting.message, &mut message).then_some(Finished { message, rest })
+    }
+
+    /// Lets futures that are polled on this thread use what the runtime has, timers above all.
+    pub fn enter_runtime(&self) -> tokio::runtime::EnterGuard<'_> {
+        self.runtime.enter()
     }
 
     /// Makes one more message of a reply, off the threads that serve: it takes longer than an answer. None means that
@@ -307,6 +329,20 @@ pub struct Waiting {
     deferred: Option<Box<Deferred>>,
     message: Arc<[u8]>,
     permit: Option<Permit>,
+}
+
+impl Waiting {
+    /// Whether the thread that serves may see it through.
+    pub fn stays(&self) -> bool {
+        self.deferred
+            .as_ref()
+            .is_some_and(|deferred| deferred.stays())
+    }
+
+    /// Whether it still has to wait.
+    pub fn is_in_flight(&self) -> bool {
+        self.deferred.is_some()
+    }
 }
 
 /// Writes a SERVFAIL to a message whose handling went wrong; false if it has no header to answer.

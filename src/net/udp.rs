@@ -1,7 +1,8 @@
 //! One worker a core: receives a batch, answers what memory can, sends a batch.
 //!
 //! The road of a query that memory can answer allocates nothing, takes no lock and knows no async runtime. What has to
-//! wait is copied once and handed over; its reply leaves later by the same socket, from the same address.
+//! wait is copied once, and seen through here (`reactor`) or handed over; its reply leaves later by the same socket, from the
+//! same address.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -13,10 +14,12 @@ use crate::chain::deferred::{Deferred, Outcome};
 use crate::chain::exchange::{Arrival, Protocol};
 use crate::chain::stopwatch;
 use crate::net::batch::{self, Batch, ReturnPath};
+use crate::net::limit::STOP_LOOK;
 use crate::net::offenders::Resource;
 use crate::net::service::{Flight, Seldom, Service, Waiting};
 use crate::net::sieve::{Limited, Sieve};
 use crate::net::unsent::{self, Unsent};
+use crate::reactor::Reactor;
 use crate::wire::HEADER_LEN;
 use crate::wire::code::Rcode;
 use crate::wire::query::{flag, write_rejection};
@@ -41,6 +44,11 @@ pub struct Worker {
     sieve: Sieve,
     unsent: Arc<Unsent>,
     failure_log: Seldom,
+    /// Sees queries through that wait on this thread; none where there is no such thing.
+    reactor: Option<Reactor<Option<Late>>>,
+    late: Vec<Late>,
+    /// How long it waits for anything to come.
+    patience: Duration,
 }
 
 impl Worker {
@@ -55,12 +63,20 @@ impl Worker {
             sieve: Sieve::new(),
             unsent: Arc::default(),
             failure_log: Seldom::default(),
+            reactor: None,
+            late: Vec::new(),
+            patience: STOP_LOOK,
         }
     }
 
     /// Answers until the listener is stopped, then goes on until no query of this socket is in flight, turns away what
     /// comes from then on, and empties its queue. Blocks: wants a thread of its own.
     pub fn run(mut self) {
+        let service = Arc::clone(&self.service);
+        let _runtime = service.enter_runtime();
+        self.reactor = Reactor::open()
+            .inspect_err(|error| tracing::warn!("what waits does so on the runtime: {error}"))
+            .ok();
         let mut patience_ends = None;
         loop {
             self.take_turn(true);
@@ -70,6 +86,7 @@ impl Worker {
             let ends = *patience_ends.get_or_insert_with(|| {
                 // An error leaves the longer time-out, so stopping only takes longer.
                 let _ = self.socket.set_read_timeout(Some(STOP_STEP));
+                self.patience = STOP_STEP;
                 Instant::now() + self.service.limits.stop_timeout
             });
             // Every query in flight holds the socket. While one does, others may come in, and are served.
@@ -116,8 +133,18 @@ impl Worker {
 
     /// Receives a batch, answers it, sends the replies. Returns how many datagrams came.
     pub fn turn(&mut self, wait: bool) -> io::Result<usize> {
-        let count = self.batch.receive(&self.socket, wait)?;
-        let received = Instant::now();
+        let is_busy = self.reactor.as_ref().is_some_and(Reactor::is_busy);
+        if is_busy && !self.see_through(wait)? {
+            return Ok(0);
+        }
+        let received = self.batch.receive(&self.socket, wait && !is_busy);
+        let now = Instant::now();
+        if let Some(reactor) = &mut self.reactor
+            && !is_busy
+        {
+            reactor.rest(&self.socket, now);
+        }
+        let (count, received) = (received?, now);
         if count != 0 {
             let first = || self.batch.datagram(0).peer.ip();
             self.service.note_heard(first);
@@ -138,7 +165,44 @@ impl Worker {
         // What has been limited until now may not be any more.
         self.count_drops(excess, worst.or_else(|| self.sieve.worst()), received);
         self.send();
+        if !self.late.is_empty() {
+            self.send_late();
+        }
         Ok(count)
+    }
+
+    /// Waits until something comes, and sees those queries through that it was for. Whether queries have come.
+    fn see_through(&mut self, wait: bool) -> io::Result<bool> {
+        let Some(reactor) = &mut self.reactor else {
+            return Ok(true);
+        };
+        let patience = if wait { self.patience } else { Duration::ZERO };
+        let have_come = reactor.wait(&self.socket, patience)?;
+        let late = &mut self.late;
+        reactor.run_woken(|ready| late.extend(ready));
+        if !self.late.is_empty() {
+            self.send_late();
+        }
+        Ok(have_come)
+    }
+
+    /// Sends the replies of queries that have waited on this thread.
+    fn send_late(&mut self) {
+        let shed = self.service.shed.load();
+        let Some(counter) = &*shed else {
+            let lost = batch::send_late(&self.socket, &self.late, true, |_| {});
+            if lost != 0 {
+                self.service.metrics.send_failures.inc_by(lost as u64);
+            }
+            self.late.clear();
+            return;
+        };
+        let (unsent, service, socket) = (&self.unsent, &self.service, &self.socket);
+        let lost = batch::send_late(socket, &self.late, false, |(path, octets)| {
+            unsent.hold(*path, octets, service, socket, counter);
+        });
+        counter.inc_by(lost as u64);
+        self.late.clear();
     }
 
     fn send(&mut self) {
@@ -248,7 +312,13 @@ impl Worker {
                     waiting,
                     path,
                 };
-                self.service.spawn(reply.send());
+                match &mut self.reactor {
+                    Some(reactor) if reply.waiting.stays() => {
+                        let late = reactor.start(reply.message());
+                        self.late.extend(late.flatten());
+                    }
+                    _ => self.service.spawn(reply.send()),
+                }
             }
             Flight::Refused => self.batch.reply(index, &self.reply),
             Flight::Dropped => {}
@@ -271,6 +341,9 @@ impl Worker {
         std::thread::park_timeout(FAILURE_PAUSE);
     }
 }
+
+/// A reply whose batch is gone, and its way home.
+type Late = (ReturnPath, Vec<u8>);
 
 /// A reply that is waited for.
 struct Later {
@@ -296,6 +369,20 @@ impl Later {
                     self.service.metrics.send_failures.inc();
                 }
             }
+        }
+    }
+
+    /// Waits for it on the worker's own thread, which sends it. A wait that is not for that thread goes elsewhere.
+    #[expect(clippy::manual_async_fn, reason = "see above")]
+    fn message(mut self) -> impl Future<Output = Option<Late>> + Send {
+        async move {
+            let reply = self.service.finish_here(&mut self.waiting).await;
+            if self.waiting.is_in_flight() {
+                let service = Arc::clone(&self.service);
+                service.spawn(self.send());
+                return None;
+            }
+            reply.map(|reply| (self.path, reply.message))
         }
     }
 

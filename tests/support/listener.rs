@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use fingerpost::chain::Chain;
 use fingerpost::chain::exchange::Exchange;
-use fingerpost::chain::plugin::{Answer, Messages, Next, Plugin, Step, Verdict};
+use fingerpost::chain::plugin::{After, Answer, Messages, Next, Plugin, Step, Verdict};
 use fingerpost::net::limit::Limits;
 use fingerpost::net::listen::{BindError, Listener, Options};
 use fingerpost::server::process::Process;
@@ -38,7 +38,8 @@ pub const FORMERR: u8 = 1;
 pub const SERVFAIL: u8 = 2;
 pub const REFUSED: u8 = 5;
 
-/// Answers from memory, later, or not at all, as the first label says.
+/// Answers from memory, later, or not at all, as the first label says. What waits in `here.test` does so on the thread that
+/// serves, as far as it can.
 struct Actor {
     /// `wait` waits for one of these, `release` gives one.
     gate: Arc<Semaphore>,
@@ -83,22 +84,27 @@ impl Plugin for Actor {
     }
 
     fn query(&self, exchange: &mut Exchange<'_>) -> Step {
-        let label = exchange.query.qname().labels().next().unwrap_or(b"");
+        let mut labels = exchange.query.qname().labels();
+        let (label, place) = (labels.next().unwrap_or(b""), labels.next());
+        let defer = match place {
+            Some(b"here" | b"leaves") => Step::DeferHere,
+            _ => Step::Defer,
+        };
         let arrival = *exchange.arrival();
         let address = match label {
             b"panic" => panic!("asked to"),
-            b"panic-later" => return Step::Defer(Box::pin(async { panic!("asked to, later") })),
+            b"panic-later" => return defer(Box::pin(async { panic!("asked to, later") })),
             b"wait" => {
                 let gate = Arc::clone(&self.gate);
                 let reply = empty_reply(exchange);
-                return Step::Defer(Box::pin(async move {
+                return defer(Box::pin(async move {
                     gate.acquire().await.expect("never closed").forget();
                     reply
                 }));
             }
             b"soon" => {
                 let reply = empty_reply(exchange);
-                return Step::Defer(Box::pin(async move {
+                return defer(Box::pin(async move {
                     tokio::task::yield_now().await;
                     reply
                 }));
@@ -115,7 +121,7 @@ impl Plugin for Actor {
                     made: Arc::clone(&self.made),
                 }));
                 let reply = Verdict::Reply(answer);
-                return Step::Defer(Box::pin(async move { reply }));
+                return defer(Box::pin(async move { reply }));
             }
             b"big" => {
                 for _ in 0..400 {
@@ -135,6 +141,30 @@ impl Plugin for Actor {
         };
         exchange.reply.address(Owner::Question, 5, address);
         Step::Answered
+    }
+}
+
+/// Stands above, and keeps replies from `leaves.test` for a while, which is nothing for the thread that serves.
+struct Keeper;
+
+impl Plugin for Keeper {
+    fn name(&self) -> &'static str {
+        "keeper"
+    }
+
+    fn query(&self, _exchange: &mut Exchange<'_>) -> Step {
+        Step::Next
+    }
+
+    fn reply(&self, exchange: &mut Exchange<'_>) -> After {
+        if exchange.query.qname().labels().nth(1) != Some(b"leaves") {
+            return After::Done;
+        }
+        After::Defer(Box::pin(async {
+            let worker = tokio::task::try_id().is_none();
+            assert!(!worker, "this is for the runtime");
+            Verdict::Next
+        }))
     }
 }
 
@@ -184,10 +214,13 @@ impl Server {
         let block = ServerBlock {
             origin: Name::from_text("test.").unwrap(),
             server: "dns://:53".into(),
-            chain: Chain::new(vec![Arc::new(Actor {
-                gate: Arc::clone(&gate),
-                made: Arc::clone(&made),
-            })]),
+            chain: Chain::new(vec![
+                Arc::new(Keeper),
+                Arc::new(Actor {
+                    gate: Arc::clone(&gate),
+                    made: Arc::clone(&made),
+                }),
+            ]),
         };
         let zones = zones_of(&process, vec![Arc::new(block)]);
         let options = Options {

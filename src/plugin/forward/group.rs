@@ -33,6 +33,8 @@ pub(super) struct Group {
     /// Another directive follows, so a reply may be passed over for its.
     has_next: bool,
     members: Vec<Arc<Member>>,
+    /// All are asked over UDP first: the thread that serves a query can see it through.
+    pub(super) stays_here: bool,
     pub(super) picker: Picker,
     /// Second tries that were earned, if there may be any.
     pub(super) hedge: Option<Hedge>,
@@ -107,6 +109,7 @@ impl Group {
         metrics: Arc<ForwardMetrics>,
     ) -> Self {
         Self {
+            stays_here: members.iter().all(|member| member.upstream.is_over_udp()),
             picker: Picker::new(stanza.policy),
             hedge: stanza.hedge.then(Hedge::default),
             stanza,

@@ -9,8 +9,9 @@
 //! ```
 //!
 //! It is a proxy of octets: a message of our own goes out (`request.rs`), and the reply's records are walked, not
-//! decoded (`reply.rs`). All waiting is done in the query's own future (`way.rs`); no task is spawned for it, but for an
-//! upstream that lost against a second one (`hedge.rs`). Sockets outlive queries (`udp.rs`, `tcp.rs`, `doh.rs`), and
+//! decoded (`reply.rs`). All waiting is done in the query's own future (`way.rs`), which the worker that has the query polls
+//! as long as upstreams are asked over UDP; no task is spawned for it, but for an upstream that lost against a second one
+//! (`hedge.rs`). Sockets outlive queries (`udp.rs`, `tcp.rs`, `doh.rs`), and
 //! upstreams outlive reloads that leave their options alone: they are shared through the process by all that configures
 //! them.
 //!
@@ -301,7 +302,12 @@ impl Plugin for Forward {
             Request::forwarded
         };
         let request = request(exchange.query, over_tcp, exchange.state.is_whole());
-        Step::Defer(Box::pin(Arc::clone(&self.group).ask(request, running)))
+        let pending = Box::pin(Arc::clone(&self.group).ask(request, running));
+        if self.group.stays_here {
+            Step::DeferHere(pending)
+        } else {
+            Step::Defer(pending)
+        }
     }
 }
 

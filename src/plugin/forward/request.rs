@@ -91,9 +91,15 @@ impl Request {
 
     /// The message with this ID.
     pub(super) fn message(&self, id: u16) -> Vec<u8> {
-        let mut message = self.octets.to_vec();
-        message[..2].copy_from_slice(&id.to_be_bytes());
+        let mut message = Vec::with_capacity(self.octets.len());
+        self.write(id, &mut message);
         message
+    }
+
+    /// Appends it.
+    pub(super) fn write(&self, id: u16, out: &mut Vec<u8>) {
+        out.extend_from_slice(&id.to_be_bytes());
+        out.extend_from_slice(&self.octets[2..]);
     }
 
     /// What tells it from other requests.

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! One task a socket receives for all queries on it, rather than each query for itself: under load one wake-up of the
-//! runtime then delivers many replies, and the number of sockets does not grow with the number of queries.
+//! runtime then delivers many replies, and the number of sockets does not grow with the number of queries. Threads that
+//! see their queries through have lanes of their own, and receive by themselves (`near.rs`).
 //!
 //! What an outsider must guess to forge a reply: the ID (16 bits) and the port (15.7 bits: ports are drawn from 10240
 //! to 65535, the kernel's own range would give 14.8). A socket takes at most [`USES_MAX`] queries and no new one after
@@ -19,6 +20,8 @@
 //! socket on to the next upstream, as a refused connection does; any reply makes up for that. Reports of narrow paths
 //! do nothing (SAD DNS finds open ports by them, RFC 9715 fears fragments): what we send fits any path.
 
+mod near;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
@@ -28,6 +31,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use foldhash::fast::RandomState;
 use rustix::net::sockopt::{
     Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
 };
@@ -44,6 +48,8 @@ use crate::plugin::forward::random;
 use crate::plugin::forward::reply::Reply;
 use crate::plugin::forward::request::{Asked, Request};
 use crate::plugin::forward::trouble::Trouble;
+use crate::plugin::forward::udp::near::{Near, Number};
+use crate::reactor;
 use crate::wire::u16_at;
 
 /// Sockets to one upstream that take queries at the same time.
@@ -75,13 +81,15 @@ pub(super) struct Lanes {
     age_max: Duration,
     /// The receiver task owns a socket, so it is closed when that ends.
     lanes: Box<[Mutex<Weak<Socket>>]>,
+    /// Tells its lanes on each thread from those of others.
+    number: Number,
     outstanding: Arc<AtomicUsize>,
     runtime: Handle,
     metrics: Arc<UpstreamMetrics>,
 }
 
 struct Socket {
-    udp: UdpSocket,
+    link: Link,
     local: SocketAddr,
     to: SocketAddr,
     opened: Instant,
@@ -94,16 +102,28 @@ struct Socket {
     metrics: Arc<UpstreamMetrics>,
 }
 
+/// Who receives.
+enum Link {
+    /// A task of the runtime.
+    Task(UdpSocket),
+    /// The thread that sends.
+    Near(Near),
+}
+
 struct Waiters {
-    by_id: HashMap<u16, Waiter>,
+    by_id: HashMap<u16, Waiter, RandomState>,
     last_used: Instant,
+    /// When the first of them has waited for long enough, or before. Near sockets alone look at it: elsewhere each query
+    /// has a timer of its own.
+    earliest: Option<Instant>,
     /// The receiver has ended.
     closed: bool,
 }
 
 struct Waiter {
     asked: Asked,
-    sender: oneshot::Sender<Result<Reply, String>>,
+    until: Instant,
+    sender: oneshot::Sender<Result<Reply, Trouble>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -131,6 +151,7 @@ impl Lanes {
             expire: transport.expire,
             age_max,
             lanes: (0..count).map(|_| Mutex::default()).collect(),
+            number: Number::new(),
             outstanding: Arc::default(),
             runtime,
             metrics,
@@ -143,7 +164,7 @@ impl Lanes {
         request: &Request,
         until: Instant,
     ) -> Result<Reply, Trouble> {
-        let mut ticket = self.ticket(request)?;
+        let mut ticket = self.ticket(request, until)?;
         ticket.send(request, until).await?;
         ticket.reply(until).await
     }
@@ -175,64 +196,95 @@ impl Lanes {
     }
 
     /// A place on some socket, opened if there is none.
-    fn ticket(&self, request: &Request) -> Result<Ticket, Trouble> {
+    fn ticket(&self, request: &Request, until: Instant) -> Result<Ticket, Trouble> {
         let share = Share::of(&self.outstanding)
             .ok_or_else(|| Trouble::network(format!("too many queries wait for {}", self.to)))?;
-        let mut lane = lock(&self.lanes[random::below(self.lanes.len())]);
+        let is_near = reactor::is_here();
+        if is_near {
+            near::with_lane(self, |lane| {
+                self.ticket_of(lane, is_near, share, request, until)
+            })
+        } else {
+            let mut lane = lock(&self.lanes[random::below(self.lanes.len())]);
+            self.ticket_of(&mut lane, is_near, share, request, until)
+        }
+    }
+
+    fn ticket_of(
+        &self,
+        lane: &mut Weak<Socket>,
+        is_near: bool,
+        share: Share,
+        request: &Request,
+        until: Instant,
+    ) -> Result<Ticket, Trouble> {
+        let now = Instant::now();
+        let ticket = |socket: Arc<Socket>, (id, receiver)| Ticket {
+            socket,
+            id,
+            receiver,
+            _share: share,
+        };
         if let Some(socket) = lane.upgrade() {
-            let fresh = socket.opened.elapsed() < self.age_max;
-            if fresh && let Some((id, receiver)) = socket.register(request.asked(), self.expire) {
+            let fresh = now.saturating_duration_since(socket.opened) < self.age_max;
+            if fresh && let Some(place) = socket.register(request.asked(), now, until, self.expire)
+            {
                 self.metrics.socket(Proto::Udp, true);
-                return Ok(Ticket {
-                    socket,
-                    id,
-                    receiver,
-                    _share: share,
-                });
+                return Ok(ticket(socket, place));
             }
             socket.retire();
         }
         self.metrics.socket(Proto::Udp, false);
         let socket = self
-            .open()
+            .open(is_near, now)
             .map_err(|error| Trouble::io(format_args!("dial udp {}: connect", self.to), &error))?;
-        let (id, receiver) = socket
-            .register(request.asked(), Duration::MAX)
+        let place = socket
+            .register(request.asked(), now, until, Duration::MAX)
             .expect("a new socket takes a query");
         *lane = Arc::downgrade(&socket);
-        let lifetime = self.expire.min(self.age_max);
-        self.runtime.spawn(receive(Arc::clone(&socket), lifetime));
-        Ok(Ticket {
-            socket,
-            id,
-            receiver,
-            _share: share,
-        })
+        Ok(ticket(socket, place))
     }
 
-    fn open(&self) -> io::Result<Arc<Socket>> {
+    /// Opens a socket, and has somebody receive.
+    fn open(&self, is_near: bool, now: Instant) -> io::Result<Arc<Socket>> {
+        let udp = connect_bare(self.to, self.source)?;
+        let local = udp.local_addr()?;
+        let socket = |link| {
+            Arc::new(Socket {
+                link,
+                local,
+                to: self.to,
+                opened: now,
+                uses: AtomicU32::new(0),
+                waiters: Mutex::new(Waiters {
+                    by_id: HashMap::default(),
+                    last_used: now,
+                    earliest: None,
+                    closed: false,
+                }),
+                retired: AtomicBool::new(false),
+                done: Notify::new(),
+                metrics: Arc::clone(&self.metrics),
+            })
+        };
+        let lifetime = self.expire.min(self.age_max);
+        if is_near {
+            return near::open(udp, lifetime, |near| socket(Link::Near(near)));
+        }
         let _context = self.runtime.enter();
-        let udp = connect(self.to, self.source)?;
-        Ok(Arc::new(Socket {
-            local: udp.local_addr()?,
-            udp,
-            to: self.to,
-            opened: Instant::now(),
-            uses: AtomicU32::new(0),
-            waiters: Mutex::new(Waiters {
-                by_id: HashMap::new(),
-                last_used: Instant::now(),
-                closed: false,
-            }),
-            retired: AtomicBool::new(false),
-            done: Notify::new(),
-            metrics: Arc::clone(&self.metrics),
-        }))
+        let socket = socket(Link::Task(UdpSocket::from_std(udp)?));
+        self.runtime.spawn(receive(Arc::clone(&socket), lifetime));
+        Ok(socket)
     }
 }
 
 /// A socket on a random port that hears only `to`. Must be called within the runtime.
 pub(super) fn connect(to: SocketAddr, source: Option<IpAddr>) -> io::Result<UdpSocket> {
+    UdpSocket::from_std(connect_bare(to, source)?)
+}
+
+/// The same without the runtime. It does not block.
+fn connect_bare(to: SocketAddr, source: Option<IpAddr>) -> io::Result<std::net::UdpSocket> {
     let socket = RawSocket::new(Domain::for_address(to), Type::DGRAM, None)?;
     socket.set_nonblocking(true)?;
     // Kernels before 3.15 do not know the value; they are no worse off than without.
@@ -260,7 +312,7 @@ pub(super) fn connect(to: SocketAddr, source: Option<IpAddr>) -> io::Result<UdpS
         .recv(&mut [std::mem::MaybeUninit::uninit(); 1])
         .is_ok()
     {}
-    UdpSocket::from_std(socket.into())
+    Ok(socket.into())
 }
 
 impl Socket {
@@ -268,11 +320,13 @@ impl Socket {
     fn register(
         &self,
         asked: Asked,
+        now: Instant,
+        until: Instant,
         idle_max: Duration,
-    ) -> Option<(u16, oneshot::Receiver<Result<Reply, String>>)> {
+    ) -> Option<(u16, Receiver)> {
         let mut waiters = lock(&self.waiters);
         if waiters.closed
-            || waiters.last_used.elapsed() >= idle_max
+            || now.saturating_duration_since(waiters.last_used) >= idle_max
             || self.retired.load(Ordering::Relaxed)
             || self.uses.fetch_add(1, Ordering::Relaxed) >= USES_MAX
         {
@@ -286,23 +340,39 @@ impl Socket {
             }
         };
         let (sender, receiver) = oneshot::channel();
-        waiters.by_id.insert(id, Waiter { asked, sender });
-        waiters.last_used = Instant::now();
+        let waiter = Waiter {
+            asked,
+            until,
+            sender,
+        };
+        waiters.by_id.insert(id, waiter);
+        waiters.last_used = now;
+        if let Link::Near(near) = &self.link {
+            near.begin_wait(&mut waiters, until);
+        }
         Some((id, receiver))
     }
 
     fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);
         if lock(&self.waiters).by_id.is_empty() {
-            self.done.notify_one();
+            self.tell_done();
+        }
+    }
+
+    /// It is retired, and nobody waits any more.
+    fn tell_done(&self) {
+        match &self.link {
+            Link::Task(_) => self.done.notify_one(),
+            Link::Near(near) => near.tell_done(),
         }
     }
 
     /// Takes the errors that have arrived. One that ICMP brought makes the socket ready for nothing but errors.
-    fn drain_errors(&self) -> io::Result<()> {
+    fn drain_errors(&self, udp: &UdpSocket) -> io::Result<()> {
         let none_left = || io::Error::from(io::ErrorKind::WouldBlock);
-        let take = || self.udp.take_error()?.ok_or_else(none_left);
-        while let Ok(error) = self.udp.try_io(Interest::ERROR, take) {
+        let take = || udp.take_error()?.ok_or_else(none_left);
+        while let Ok(error) = udp.try_io(Interest::ERROR, take) {
             self.meet(error)?;
         }
         Ok(())
@@ -319,16 +389,25 @@ impl Socket {
     }
 
     /// Takes what has arrived.
-    fn drain(&self, ready: Ready) -> io::Result<()> {
+    fn drain(&self, udp: &UdpSocket, ready: Ready) -> io::Result<()> {
         if ready.is_error() {
-            self.drain_errors()?;
+            self.drain_errors(udp)?;
         }
+        self.receive_up_to(BATCH, |buffer| udp.try_recv(buffer))
+    }
+
+    /// Receives so many datagrams at most, as far as there are any.
+    fn receive_up_to(
+        &self,
+        count: usize,
+        receive: impl Fn(&mut [u8]) -> io::Result<usize>,
+    ) -> io::Result<()> {
         thread_local! {
             static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; 65_535]);
         }
         BUFFER.with_borrow_mut(|buffer| {
-            for _ in 0..BATCH {
-                match self.udp.try_recv(buffer) {
+            for _ in 0..count {
+                match receive(buffer) {
                     Ok(length) => self.deliver(&buffer[..length]),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) => self.meet(error)?,
@@ -358,10 +437,28 @@ impl Socket {
     /// An error of the socket concerns every query on it.
     fn fail_all(&self, error: &io::Error) {
         let prefix = format!("read udp {}->{}: read", self.local, self.to);
-        let text = Trouble::io(format_args!("{prefix}"), error).text;
+        let trouble = Trouble::io(format_args!("{prefix}"), error);
         for (_, waiter) in lock(&self.waiters).by_id.drain() {
-            let _ = waiter.sender.send(Err(text.clone()));
+            let _ = waiter.sender.send(Err(trouble.clone()));
         }
+    }
+
+    /// What a query is told whose time is over.
+    fn late(&self) -> Trouble {
+        Trouble::late(format!("read udp {}->{}: i/o timeout", self.local, self.to))
+    }
+
+    /// What it is told if nobody receives any more.
+    fn gone(&self) -> Trouble {
+        Trouble::network(format!(
+            "read udp {}->{}: the socket was closed",
+            self.local, self.to
+        ))
+    }
+
+    fn not_sent(&self, error: &io::Error) -> Trouble {
+        let (local, to) = (self.local, self.to);
+        Trouble::io(format_args!("write udp {local}->{to}: write"), error)
     }
 
     /// Whether the receiver may end; from then on the socket takes no query.
@@ -412,11 +509,14 @@ impl Weight {
 
 /// Receives for a socket until it is unused.
 async fn receive(socket: Arc<Socket>, lifetime: Duration) {
+    let Link::Task(udp) = &socket.link else {
+        return;
+    };
     let mut look = pin!(sleep(lifetime));
     loop {
         tokio::select! {
-            ready = socket.udp.ready(ARRIVAL) => {
-                if let Err(error) = ready.and_then(|ready| socket.drain(ready)) {
+            ready = udp.ready(ARRIVAL) => {
+                if let Err(error) = ready.and_then(|ready| socket.drain(udp, ready)) {
                     lock(&socket.waiters).closed = true;
                     socket.fail_all(&error);
                     return;
@@ -445,20 +545,25 @@ async fn receive(socket: Arc<Socket>, lifetime: Duration) {
 struct Ticket {
     socket: Arc<Socket>,
     id: u16,
-    receiver: oneshot::Receiver<Result<Reply, String>>,
+    receiver: Receiver,
     _share: Share,
 }
+
+type Receiver = oneshot::Receiver<Result<Reply, Trouble>>;
 
 impl Ticket {
     async fn send(&self, request: &Request, until: Instant) -> Result<(), Trouble> {
         let socket = &self.socket;
-        let message = request.message(self.id);
-        let trouble = |error: &io::Error| {
-            let (local, to) = (socket.local, socket.to);
-            Trouble::io(format_args!("write udp {local}->{to}: write"), error)
+        let udp = match &socket.link {
+            Link::Task(udp) => udp,
+            Link::Near(near) => {
+                near.put_off(request, self.id);
+                return Ok(());
+            }
         };
+        let message = request.message(self.id);
         // The runtime knows a new socket as writable only after a turn of its own; the kernel knows at once.
-        let raw = SockRef::from(&socket.udp);
+        let raw = SockRef::from(udp);
         let mut sent = raw.send(&message);
         if sent.as_ref().is_err_and(Weight::may_be_old) {
             sent = raw.send(&message);
@@ -466,32 +571,26 @@ impl Ticket {
         match sent {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 // It is rare, so those that wait for their replies need no place for it.
-                let room = Box::pin(timeout_at(until.into(), socket.udp.send(&message)));
+                let room = Box::pin(timeout_at(until.into(), udp.send(&message)));
                 match room.await {
-                    Ok(sent) => sent.map(drop).map_err(|error| trouble(&error)),
-                    Err(_) => Err(self.late()),
+                    Ok(sent) => sent.map(drop).map_err(|error| socket.not_sent(&error)),
+                    Err(_) => Err(socket.late()),
                 }
             }
-            sent => sent.map(drop).map_err(|error| trouble(&error)),
+            sent => sent.map(drop).map_err(|error| socket.not_sent(&error)),
         }
     }
 
     async fn reply(&mut self, until: Instant) -> Result<Reply, Trouble> {
-        match timeout_at(until.into(), &mut self.receiver).await {
-            Ok(Ok(reply)) => reply.map_err(Trouble::network),
-            Ok(Err(_)) => Err(Trouble::network(format!(
-                "read udp {}->{}: the socket was closed",
-                self.socket.local, self.socket.to
-            ))),
-            Err(_) => Err(self.late()),
-        }
-    }
-
-    fn late(&self) -> Trouble {
-        Trouble::late(format!(
-            "read udp {}->{}: i/o timeout",
-            self.socket.local, self.socket.to
-        ))
+        let reply = match &self.socket.link {
+            // Its thread looks at the time, and tells.
+            Link::Near(_) => (&mut self.receiver).await,
+            Link::Task(_) => match timeout_at(until.into(), &mut self.receiver).await {
+                Ok(reply) => reply,
+                Err(_) => return Err(self.socket.late()),
+            },
+        };
+        reply.unwrap_or_else(|_| Err(self.socket.gone()))
     }
 }
 
@@ -499,8 +598,11 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         let mut waiters = lock(&self.socket.waiters);
         waiters.by_id.remove(&self.id);
+        if let Link::Near(near) = &self.socket.link {
+            near.end_wait();
+        }
         if waiters.by_id.is_empty() && self.socket.retired.load(Ordering::Relaxed) {
-            self.socket.done.notify_one();
+            self.socket.tell_done();
         }
     }
 }

@@ -75,6 +75,11 @@ impl Upstream {
         }
     }
 
+    /// Whether clients' queries over UDP go on over UDP.
+    pub(super) fn is_over_udp(&self) -> bool {
+        matches!(self.link, Link::Plain { .. }) && !self.transport.force_tcp
+    }
+
     /// Asks once, over the transport that the upstream, the options and the client choose.
     pub(super) async fn exchange(
         &self,

@@ -116,3 +116,146 @@ async fn whatever_icmp_says_the_socket_stays() {
         }
     }
 }
+
+/// What asks an upstream for `web.a`, and gives up after so long.
+fn ask(
+    lanes: &Arc<Lanes>,
+    patience: Duration,
+) -> impl Future<Output = Result<Reply, Trouble>> + Send + use<> {
+    let qname = crate::wire::name::Name::from_text("web.a").unwrap();
+    let request = Request::own(qname.as_ref(), crate::wire::code::RecordType::A, true);
+    let lanes = Arc::clone(lanes);
+    async move { lanes.exchange(&request, Instant::now() + patience).await }
+}
+
+/// Lanes to an upstream, for a thread with a reactor of its own.
+fn lanes(to: SocketAddr) -> (Arc<Lanes>, tokio::runtime::Runtime) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let metrics = crate::telemetry::metrics::Metrics::new().families();
+    let metrics = Arc::new(UpstreamMetrics::new(metrics, to));
+    let root = crate::wire::name::Name::root();
+    let transport = crate::plugin::forward::config::Stanza::new(root).transport;
+    let handle = runtime.handle().clone();
+    (
+        Arc::new(Lanes::new(to, &transport, handle, metrics)),
+        runtime,
+    )
+}
+
+type Results = Vec<Result<Reply, Trouble>>;
+
+/// Lets the reactor work until so many are done.
+fn finish(reactor: &mut reactor::Reactor<Result<Reply, Trouble>>, count: usize) -> Results {
+    let (own, _) = listener();
+    let mut results = Vec::new();
+    while results.len() < count {
+        reactor.wait(&own, Duration::from_secs(10)).unwrap();
+        reactor.run_woken(|result| results.push(result));
+    }
+    results
+}
+
+/// Answers so many queries with what they are, marked as replies.
+fn answer(upstream: &StdSocket, count: usize) -> Vec<SocketAddr> {
+    let mut message = [0; 512];
+    let answer = |_| {
+        let (length, from) = upstream.recv_from(&mut message).unwrap();
+        message[2] |= 0x80;
+        upstream.send_to(&message[..length], from).unwrap();
+        from
+    };
+    (0..count).map(answer).collect()
+}
+
+#[test]
+fn who_sends_on_a_thread_of_its_own_receives_there_and_its_ports_change_as_elsewhere() {
+    const BATCHES: usize = 40;
+    const EACH: usize = 40;
+    let (upstream, to) = listener();
+    let (lanes, _runtime) = lanes(to);
+    let mut reactor = reactor::Reactor::open().unwrap();
+    let mut ports: HashMap<SocketAddr, u32> = HashMap::new();
+    let (own, _) = listener();
+    for _ in 0..BATCHES {
+        for _ in 0..EACH {
+            let asked = ask(&lanes, Duration::from_secs(60));
+            assert!(reactor.start(asked).is_none(), "it waits");
+        }
+        // They leave together.
+        reactor.wait(&own, Duration::ZERO).unwrap();
+        for from in answer(&upstream, EACH) {
+            *ports.entry(from).or_default() += 1;
+        }
+        let results = finish(&mut reactor, EACH);
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+    }
+    assert!(ports.values().all(|&uses| uses <= USES_MAX));
+    // 40 draws of 32 lanes that all fall on fewer than 10: one run in 10^14.
+    assert!(ports.len() >= 10, "{} ports", ports.len());
+    assert_eq!(lanes.outstanding.load(Ordering::Relaxed), 0);
+    assert!(!reactor.is_busy());
+}
+
+#[test]
+fn silence_is_told_on_a_thread_of_its_own_too() {
+    let (_upstream, to) = listener();
+    let (lanes, _runtime) = lanes(to);
+    let mut reactor = reactor::Reactor::open().unwrap();
+    let asked = ask(&lanes, Duration::from_millis(20));
+    assert!(reactor.start(asked).is_none());
+    let results = finish(&mut reactor, 1);
+    let trouble = results[0].as_ref().unwrap_err();
+    assert!(
+        trouble.timed_out && trouble.text.ends_with(": i/o timeout"),
+        "{trouble:?}"
+    );
+    assert!(!reactor.is_busy());
+}
+
+#[test]
+fn a_refusal_is_told_on_a_thread_of_its_own_too() {
+    let (upstream, to) = listener();
+    drop(upstream);
+    let (lanes, _runtime) = lanes(to);
+    let mut reactor = reactor::Reactor::open().unwrap();
+    for _ in 0..3 {
+        let asked = ask(&lanes, Duration::from_secs(60));
+        assert!(reactor.start(asked).is_none());
+    }
+    for result in finish(&mut reactor, 3) {
+        let trouble = result.unwrap_err();
+        assert!(
+            !trouble.timed_out && trouble.text.ends_with("connection refused"),
+            "{trouble:?}"
+        );
+    }
+}
+
+#[test]
+fn the_end_of_a_thread_is_told_to_those_who_wait_elsewhere() {
+    let (_upstream, to) = listener();
+    let (lanes, runtime) = lanes(to);
+    let mut reactor = reactor::Reactor::<()>::open().unwrap();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let asked = ask(&lanes, Duration::from_secs(60));
+    let task = async move {
+        let mut asked = Box::pin(asked);
+        std::future::poll_fn(|context| {
+            let pending = asked.as_mut().poll(context).is_pending();
+            assert!(pending);
+            std::task::Poll::Ready(())
+        })
+        .await;
+        sender.send(asked).unwrap();
+    };
+    assert!(reactor.start(task).is_some());
+    let asked = receiver.recv().unwrap();
+    drop(reactor);
+    let trouble = runtime.block_on(asked).unwrap_err();
+    assert!(
+        trouble.text.ends_with("the socket was closed"),
+        "{trouble:?}"
+    );
+}
