@@ -84,8 +84,9 @@ impl assembly::Upstream for Member {
         let upstream = Arc::clone(&self.upstream);
         let request = Request::own(qname.as_ref(), qtype, true);
         Box::pin(async move {
-            let deadline = Instant::now() + PATIENCE;
-            upstream.exchange(&request, deadline).await.is_ok()
+            let start = Instant::now();
+            let deadline = start + PATIENCE;
+            upstream.exchange(&request, start, deadline).await.is_ok()
         })
     }
 
@@ -134,11 +135,13 @@ impl Group {
     ) -> impl Future<Output = Verdict> + Send {
         async move {
             let _meanwhile = &meanwhile;
-            let deadline = Instant::now() + PATIENCE;
+            let mut now = Instant::now();
+            let deadline = now + PATIENCE;
             loop {
-                let reply = match self.flights.join(request.key(), Instant::now()) {
+                let reply = match self.flights.join(request.key(), now) {
                     Join::Lead(flight) => {
-                        let (verdict, in_vain) = match Way::of(&self, &request, deadline).await {
+                        let (verdict, in_vain) = match Way::of(&self, &request, now, deadline).await
+                        {
                             Ok(verdict) => (verdict, false),
                             Err(trouble) => {
                                 let was_sent =
@@ -163,7 +166,7 @@ impl Group {
                         self.metrics.shared.inc();
                         return verdict;
                     }
-                    Ok(Err(_given_up)) => {}
+                    Ok(Err(_given_up)) => now = Instant::now(),
                     Err(_) => return failed(Some(Trouble::late("forward: i/o timeout".into()))),
                 }
             }

@@ -117,7 +117,7 @@ impl<'g> Attempt<'g> {
             member,
             result: Box::pin(async move {
                 let start = Instant::now();
-                let result = asked.upstream.ask(&request, deadline).await;
+                let result = asked.upstream.ask(&request, start, deadline).await;
                 if result.is_ok() {
                     asked.slowness.note(start.elapsed());
                 }

@@ -158,13 +158,14 @@ impl Lanes {
         }
     }
 
-    /// Sends the query and waits for its reply.
+    /// Sends the query now and waits for its reply.
     pub(super) async fn exchange(
         &self,
         request: &Request,
+        now: Instant,
         until: Instant,
     ) -> Result<Reply, Trouble> {
-        let mut ticket = self.ticket(request, until)?;
+        let mut ticket = self.ticket(request, now, until)?;
         ticket.send(request, until).await?;
         ticket.reply(until).await
     }
@@ -196,17 +197,17 @@ impl Lanes {
     }
 
     /// A place on some socket, opened if there is none.
-    fn ticket(&self, request: &Request, until: Instant) -> Result<Ticket, Trouble> {
+    fn ticket(&self, request: &Request, now: Instant, until: Instant) -> Result<Ticket, Trouble> {
         let share = Share::of(&self.outstanding)
             .ok_or_else(|| Trouble::network(format!("too many queries wait for {}", self.to)))?;
         let is_near = reactor::is_here();
         if is_near {
             near::with_lane(self, |lane| {
-                self.ticket_of(lane, is_near, share, request, until)
+                self.ticket_of(lane, is_near, share, request, (now, until))
             })
         } else {
             let mut lane = lock(&self.lanes[random::below(self.lanes.len())]);
-            self.ticket_of(&mut lane, is_near, share, request, until)
+            self.ticket_of(&mut lane, is_near, share, request, (now, until))
         }
     }
 
@@ -216,9 +217,8 @@ impl Lanes {
         is_near: bool,
         share: Share,
         request: &Request,
-        until: Instant,
+        (now, until): (Instant, Instant),
     ) -> Result<Ticket, Trouble> {
-        let now = Instant::now();
         let ticket = |socket: Arc<Socket>, (id, receiver)| Ticket {
             socket,
             id,

@@ -80,10 +80,11 @@ impl Upstream {
         matches!(self.link, Link::Plain { .. }) && !self.transport.force_tcp
     }
 
-    /// Asks once, over the transport that the upstream, the options and the client choose.
+    /// Asks once, now, over the transport that the upstream, the options and the client choose.
     pub(super) async fn exchange(
         &self,
         request: &Request,
+        start: Instant,
         deadline: Instant,
     ) -> Result<Reply, Trouble> {
         let transport = &self.transport;
@@ -92,7 +93,6 @@ impl Upstream {
             // In boxes: connections take far more room than a query over UDP, of which thousands may wait.
             Link::Tls(streams) => return Box::pin(self.over(streams, request, deadline)).await,
             Link::Https(doh) => {
-                let start = Instant::now();
                 let reply = Box::pin(doh.exchange(request, deadline)).await?;
                 self.replied(&reply, start);
                 return Ok(reply);
@@ -101,9 +101,8 @@ impl Upstream {
         if transport.force_tcp || request.over_tcp && !transport.prefer_udp {
             return Box::pin(self.over(tcp, request, deadline)).await;
         }
-        let start = Instant::now();
         let until = deadline.min(start + transport.read_timeout);
-        let reply = udp.exchange(request, until).await?;
+        let reply = udp.exchange(request, start, until).await?;
         self.replied(&reply, start);
         let is_wanted_whole = transport.prefer_udp || request.whole;
         if !reply.truncated || !is_wanted_whole || !self.may_send(Instant::now()) {
@@ -153,15 +152,19 @@ impl Upstream {
         }
     }
 
-    /// Asks once, and notes how that went.
-    pub(super) async fn ask(&self, request: &Request, deadline: Instant) -> Result<Reply, Trouble> {
-        let start = Instant::now();
+    /// Asks once, now, and notes how that went.
+    pub(super) async fn ask(
+        &self,
+        request: &Request,
+        start: Instant,
+        deadline: Instant,
+    ) -> Result<Reply, Trouble> {
         if !self.may_send(start) {
             let text = format!("the packet budget of {} is spent", self.address);
             return Err(Trouble::spent(text));
         }
         let _wait = self.health.wait();
-        let result = self.exchange(request, deadline).await;
+        let result = self.exchange(request, start, deadline).await;
         if let Ok(reply) = &result {
             self.health.replied(start.elapsed(), reply.rcode);
         }
@@ -194,7 +197,8 @@ impl Upstream {
         let (this, request) = (Arc::clone(self), request.clone());
         self.runtime.spawn(async move {
             // A reply is noted; that there is none is nothing new.
-            drop(this.ask(&request, Instant::now() + TRIAL_TIMEOUT).await);
+            let start = Instant::now();
+            drop(this.ask(&request, start, start + TRIAL_TIMEOUT).await);
         });
     }
 }

@@ -89,29 +89,30 @@ impl<'g> Way<'g> {
     pub(super) async fn of(
         group: &'g Group,
         request: &'g Request,
+        mut now: Instant,
         deadline: Instant,
     ) -> Result<Verdict, Option<Trouble>> {
         let Some(mut way) = Self::new(group, request, deadline) else {
             return Ok(refused("every upstream leads back to this server"));
         };
-        while Instant::now() < deadline && way.has_attempts(1) {
+        while now < deadline && way.has_attempts(1) {
             let Some(member) = way.next() else { break };
             let before = way.attempts;
-            let (first, second) = way.ask(member).await;
+            let (first, second) = way.ask(member, now).await;
             for outcome in std::iter::once(first).chain(second) {
                 if let Turn::Over(verdict) = way.note(outcome) {
                     return Ok(verdict);
                 }
             }
-            if way.attempts == before {
-                continue;
+            if way.attempts != before {
+                if way.down >= way.usable.len() {
+                    break;
+                }
+                if way.attempts_max == 0 {
+                    sleep(PAUSE).await;
+                }
             }
-            if way.down >= way.usable.len() {
-                break;
-            }
-            if way.attempts_max == 0 {
-                sleep(PAUSE).await;
-            }
+            now = Instant::now();
         }
         Err(way.trouble)
     }
@@ -172,12 +173,16 @@ impl<'g> Way<'g> {
     }
 
     /// Asks one upstream, and with `hedge` perhaps another.
-    async fn ask(&mut self, first: &'g Arc<Member>) -> (Outcome<'g>, Option<Outcome<'g>>) {
+    async fn ask(
+        &mut self,
+        first: &'g Arc<Member>,
+        now: Instant,
+    ) -> (Outcome<'g>, Option<Outcome<'g>>) {
         let (group, request, deadline) = (self.group, self.request, self.deadline);
         let hedge = match &group.hedge {
             Some(hedge) if !self.hedged && self.has_attempts(2) => hedge,
             _ => {
-                let result = first.upstream.ask(request, deadline).await;
+                let result = first.upstream.ask(request, now, deadline).await;
                 let member = first;
                 return (Outcome { member, result }, None);
             }

@@ -125,7 +125,10 @@ fn ask(
     let qname = crate::wire::name::Name::from_text("web.a").unwrap();
     let request = Request::own(qname.as_ref(), crate::wire::code::RecordType::A, true);
     let lanes = Arc::clone(lanes);
-    async move { lanes.exchange(&request, Instant::now() + patience).await }
+    async move {
+        let now = Instant::now();
+        lanes.exchange(&request, now, now + patience).await
+    }
 }
 
 /// Lanes to an upstream, for a thread with a reactor of its own.
