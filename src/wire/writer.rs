@@ -73,7 +73,8 @@ pub struct ReplyWriter<'b> {
     pub authentic_data: bool,
     /// TC: something is missing already, before the client's limit is applied.
     pub truncated: bool,
-    candidates: [(u16, u8); CANDIDATES_MAX],
+    /// Place and length of each; alike in size, so that clearing them is a few wide stores.
+    candidates: [(u16, u16); CANDIDATES_MAX],
     candidate_count: u8,
 }
 
@@ -476,7 +477,7 @@ impl<'b> ReplyWriter<'b> {
             let place = u16::try_from(place).expect("bounded by POINTER_MAX");
             *candidate = (
                 place,
-                u8::try_from(length).expect("a name has at most 255 octets"),
+                u16::try_from(length).expect("a name has at most 255 octets"),
             );
             self.candidate_count += 1;
         }
