@@ -12,11 +12,13 @@
 mod document;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use notify::event::ModifyKind;
 use notify::{EventKind, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -136,6 +138,14 @@ pub fn load(paths: &[PathBuf], filter: &Filter) -> Result<Contents, Vec<FileFaul
     }
 }
 
+fn is_manifest(file: &Path) -> bool {
+    let is_hidden = file
+        .file_name()
+        .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    let end = file.extension();
+    !is_hidden && end.is_some_and(|end| end == "yaml" || end == "yml" || end == "json")
+}
+
 /// The file itself, or a folder's files that look like manifests, sorted. Hidden ones are left out: the data folders
 /// of a mounted ConfigMap, editors' swap files.
 fn files_of(path: &Path) -> Result<Vec<PathBuf>, FileFault> {
@@ -146,13 +156,7 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>, FileFault> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(path).map_err(fault)? {
         let file = entry.map_err(fault)?.path();
-        let hidden = file
-            .file_name()
-            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        let manifest = file
-            .extension()
-            .is_some_and(|end| end == "yaml" || end == "yml" || end == "json");
-        if manifest && !hidden {
+        if is_manifest(&file) {
             files.push(file);
         }
         if files.len() > FILES_MAX {
@@ -285,13 +289,28 @@ fn watcher(
     changed: Arc<Notify>,
 ) -> Result<notify::RecommendedWatcher, Vec<FileFault>> {
     let first = paths.first().map_or(Path::new("."), |path| path);
+    let names = paths.iter().filter_map(|path| path.file_name());
+    let names: BTreeSet<OsString> = names.map(OsString::from).collect();
     let handler = move |event: notify::Result<notify::Event>| {
-        // Our own reading is an access. An error means that events were lost, so anything may have changed.
-        if !event.is_ok_and(|event| matches!(event.kind, EventKind::Access(_))) {
+        // An error means that events were lost, so anything may have changed.
+        if !event.is_ok_and(|event| is_of_no_concern(&event, &names)) {
             changed.notify_one();
         }
     };
     notify::recommended_watcher(handler).map_err(|error| vec![FileFault::new(first, error)])
+}
+
+/// Our own reading is an access. And what is written to a file beside ours changes nothing: it may be our own log, which
+/// says that we have read. What is made, renamed or taken away there may be a link that ours are reached through.
+fn is_of_no_concern(event: &notify::Event, names: &BTreeSet<OsString>) -> bool {
+    let is_named = |path: &Path| path.file_name().is_some_and(|name| names.contains(name));
+    let is_ours = |path: &PathBuf| is_manifest(path) || is_named(path);
+    match event.kind {
+        EventKind::Access(_) => true,
+        EventKind::Modify(ModifyKind::Name(_)) => false,
+        EventKind::Modify(_) => !event.paths.iter().any(is_ours),
+        _ => false,
+    }
 }
 
 /// Watches the folders that the paths stand in: a file that is replaced, or reached through a changed link, is another

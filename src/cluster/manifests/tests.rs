@@ -391,3 +391,31 @@ async fn a_folder_that_was_deleted_and_made_anew_is_watched_again() {
     std::fs::write(&path, named("db")).expect("written");
     until(|| has(b"\x02db\x04shop")).await;
 }
+
+#[test]
+fn what_is_written_to_a_log_beside_the_files_has_them_read_no_more() {
+    use notify::event::{CreateKind, DataChange, RemoveKind, RenameMode};
+    let names = BTreeSet::from(["objects".into()]);
+    let written = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+    let renamed = EventKind::Modify(ModifyKind::Name(RenameMode::To));
+    for (kind, path, concerns) in [
+        (written, "/etc/dns/output.log", false),
+        (written, "/etc/dns/.cluster.yaml.swp", false),
+        (written, "/etc/dns/objects", true),
+        (written, "/etc/dns/cluster.yaml", true),
+        // How kubelet changes what a ConfigMap holds.
+        (renamed, "/etc/dns/..data", true),
+        (EventKind::Create(CreateKind::File), "/etc/dns/a", true),
+        (EventKind::Remove(RemoveKind::Folder), "/etc/dns", true),
+        (
+            EventKind::Access(notify::event::AccessKind::Any),
+            "/etc/dns/objects",
+            false,
+        ),
+        // Events were lost.
+        (EventKind::Other, "/etc/dns", true),
+    ] {
+        let event = notify::Event::new(kind).add_path(path.into());
+        assert_eq!(!is_of_no_concern(&event, &names), concerns, "{event:?}");
+    }
+}
