@@ -122,6 +122,18 @@ impl Figure {
         median
     }
 
+    /// What a query cost, as a multiple of what it cost another server: the median of the rounds' own ratios, for the machine
+    /// itself is faster in some rounds than in others.
+    pub fn ratio_to(&self, other: &Self) -> f64 {
+        if self.rounds.len() != other.rounds.len() {
+            return self.median().cpu() / other.median().cpu();
+        }
+        let pairs = self.rounds.iter().zip(&other.rounds);
+        let mut ratios: Vec<f64> = pairs.map(|(one, other)| one.cpu() / other.cpu()).collect();
+        ratios.sort_by(f64::total_cmp);
+        ratios.get(ratios.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+
     /// From the lowest round to the highest, as a part of the median.
     pub fn spread(&self) -> f64 {
         let cpu = || self.rounds.iter().map(Sample::cpu);
@@ -193,6 +205,18 @@ mod tests {
         assert_eq!((median.user, median.kernel), (1.25, 3.75));
         assert_eq!((median.rate(), median.busy()), (100_000.0, 0.5));
         assert_eq!(figure().spread(), 0.8);
+    }
+
+    #[test]
+    fn a_ratio_is_that_of_rounds_with_each_other() {
+        let (slow, mut fast) = (figure(), figure());
+        for (one, factor) in fast.rounds.iter_mut().zip([2.0, 4.0, 8.0]) {
+            one.user /= factor;
+            one.kernel /= factor;
+        }
+        assert_eq!(slow.ratio_to(&fast), 4.0);
+        fast.rounds.truncate(2);
+        assert_eq!(slow.ratio_to(&fast), 5.0 / 4.0);
     }
 
     #[test]

@@ -67,8 +67,7 @@ fn checks(all: &[Figure]) -> Vec<Check> {
     };
     for (path, echo_max, coredns_min) in RATIOS {
         for load in loads(all, path) {
-            let ours = cpu(all, path, &load, "fingerpost");
-            let to = |other| Some(ours? / cpu(all, path, &load, other)?);
+            let to = |other| ratio(all, path, &load, ["fingerpost", other]);
             let of = format!("{path}, {load}: CPU,");
             add(
                 format!("{of} ours to the echo's"),
@@ -87,19 +86,15 @@ fn checks(all: &[Figure]) -> Vec<Check> {
         add(what, true, USER_MAX, user);
     }
     for (path, load, coredns_min) in TCP {
-        let ours = cpu(all, path, load, "fingerpost");
-        let others = TCP_BEST
-            .iter()
-            .filter_map(|other| cpu(all, path, load, other));
-        let best = others.reduce(f64::min);
-        let ratio = ours.and_then(|ours| Some(ours / best?));
+        let to = |other| ratio(all, path, load, ["fingerpost", other]);
+        let others = TCP_BEST.iter().filter_map(|other| to(other));
         add(
             format!("{path}: CPU, ours to the best of Knot and dnsdist"),
             true,
             1.0,
-            ratio,
+            others.reduce(f64::max),
         );
-        let factor = ours.and_then(|ours| Some(cpu(all, path, load, "coredns")? / ours));
+        let factor = to("coredns").map(|part| 1.0 / part);
         add(
             format!("{path}: CPU, CoreDNS' to ours"),
             false,
@@ -108,8 +103,12 @@ fn checks(all: &[Figure]) -> Vec<Check> {
         );
     }
     let to_plain = |path: &str, load: &str, variant: &str| {
-        let plain = cpu(all, path, load, "fingerpost")?;
-        Some(cpu(all, path, load, &format!("fingerpost, {variant}"))? / plain)
+        ratio(
+            all,
+            path,
+            load,
+            [&format!("fingerpost, {variant}"), "fingerpost"],
+        )
     };
     let log = to_plain("log", "saturation", "log");
     add("log: CPU, with to without".into(), true, LOG_MAX, log);
@@ -140,18 +139,20 @@ fn loads(all: &[Figure], path: &str) -> Vec<String> {
         .collect()
 }
 
-fn cpu(all: &[Figure], path: &str, load: &str, server: &str) -> Option<f64> {
-    Some(find(all, path, load, server)?.median().cpu())
+/// CPU of one server to that of another.
+fn ratio(all: &[Figure], path: &str, load: &str, [one, other]: [&str; 2]) -> Option<f64> {
+    let other = find(all, path, load, other)?;
+    Some(find(all, path, load, one)?.ratio_to(other))
 }
 
 fn growth(all: &[Figure], path: &str) -> Option<f64> {
-    let ours = all
-        .iter()
-        .filter(|one| one.path == path && one.server.starts_with("fingerpost"));
-    let values: Vec<f64> = ours.map(|one| one.median().cpu()).collect();
-    let low = values.iter().copied().reduce(f64::min)?;
-    let high = values.iter().copied().reduce(f64::max)?;
-    Some(high / low)
+    let ours = || {
+        all.iter()
+            .filter(|one| one.path == path && one.server.starts_with("fingerpost"))
+    };
+    let cpu = |one: &&Figure| one.median().cpu();
+    let lowest = ours().min_by(|one, other| cpu(one).total_cmp(&cpu(other)))?;
+    ours().map(|one| one.ratio_to(lowest)).reduce(f64::max)
 }
 
 #[cfg(test)]

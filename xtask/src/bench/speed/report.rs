@@ -113,7 +113,7 @@ fn shown(figure: &Figure, all: &[Figure]) -> String {
     let cpu = figure.median().cpu();
     match echo_of(figure, all) {
         Some(echo) if figure.server != "echo" => {
-            format!("{cpu:.1} ({:.2})", cpu / echo.median().cpu())
+            format!("{cpu:.1} ({:.2})", figure.ratio_to(echo))
         }
         _ => format!("{cpu:.1}"),
     }

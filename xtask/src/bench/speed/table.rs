@@ -46,7 +46,7 @@ pub fn line(cells: &[String]) -> String {
 
 fn row(figure: &Figure, all: &[Figure]) -> Vec<String> {
     let median = figure.median();
-    let ratio = echo_of(figure, all).map(|echo| median.cpu() / echo.median().cpu());
+    let ratio = echo_of(figure, all).map(|echo| figure.ratio_to(echo));
     let lost: f64 = figure.rounds.iter().map(|one| one.lost).sum();
     let wrong: f64 = figure.rounds.iter().map(|one| one.wrong).sum();
     let wrong = match wrong as u64 {
