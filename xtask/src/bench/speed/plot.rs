@@ -26,8 +26,8 @@ pub struct Plot {
 }
 
 const WIDTH: f64 = 860.0;
-const NAMES: f64 = 190.0;
-const NOTES: f64 = 130.0;
+const NAMES: f64 = 210.0;
+const NOTES: f64 = 150.0;
 const ROW: f64 = 18.0;
 const TOP: f64 = 58.0;
 
