@@ -7,7 +7,7 @@ use hickory_proto::rr::RecordType;
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
-use crate::lab::{Upstream, after, count, is_well, query, rcode, rcode_over_tcp};
+use crate::lab::{Upstream, after, count, is_well, query, rcode, rcode_over_tcp, shop};
 use crate::model_api::{Model, Wire};
 use crate::program::{Program, free_port, wait_until};
 use fingerpost::cluster::objects::Resource;
@@ -45,14 +45,8 @@ struct Lab {
 
 impl Lab {
     fn new(descriptors: u32) -> Self {
-        let (upstream, model) = (Upstream::start(), Model::default());
-        let shop = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
-        model.set(Resource::Namespaces, shop, Wire::Delivers);
-        model.set(
-            Resource::Services,
-            service("web", "10.96.0.7"),
-            Wire::Delivers,
-        );
+        let upstream = Upstream::start();
+        let model = shop(vec![service("web", "10.96.0.7")]);
         let api = model.serve();
         let (health, metrics) = (free_port(), free_port());
         let corefile = COREFILE

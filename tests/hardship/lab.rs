@@ -7,6 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use fingerpost::cluster::objects::Resource;
+use serde_json::{Value, json};
+
+use crate::model_api::{Model, Wire};
 use crate::program::PATIENCE;
 
 /// Says that we are within the namespaces already.
@@ -132,6 +136,15 @@ pub(crate) fn count(port: u16, name: &str, label: &str) -> u64 {
     samples
         .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
         .sum()
+}
+
+/// A cluster with one namespace, `shop`, and these Services.
+pub(crate) fn shop(services: Vec<Value>) -> Model {
+    let model = Model::default();
+    let shop = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
+    model.set(Resource::Namespaces, shop, Wire::Delivers);
+    model.set_all(Resource::Services, services, Wire::Delivers);
+    model
 }
 
 /// A server with one address for every name, unless it is told to be silent.

@@ -9,7 +9,7 @@ use hickory_proto::rr::RecordType::A;
 use serde_json::{Value, json};
 
 use crate::cgroup::Cgroup;
-use crate::lab::{Upstream, after, client, count, is_well, query, rcode, rcode_over_tcp};
+use crate::lab::{Upstream, after, client, count, is_well, query, rcode, rcode_over_tcp, shop};
 use crate::model_api::{Model, Wire};
 use crate::program::{Program, free_port, wait_until};
 
@@ -68,14 +68,8 @@ struct Lab {
 
 impl Lab {
     fn new(cgroup: &Cgroup, services: u32) -> Self {
-        let (upstream, model) = (Upstream::start(), Model::default());
-        let shop = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
-        model.set(Resource::Namespaces, shop, Wire::Delivers);
-        model.set_all(
-            Resource::Services,
-            (0..services).map(service).collect(),
-            Wire::Delivers,
-        );
+        let upstream = Upstream::start();
+        let model = shop((0..services).map(service).collect());
         model.set_all(
             Resource::EndpointSlices,
             (0..services).map(slice).collect(),

@@ -12,7 +12,7 @@ use hickory_proto::rr::RecordType::A;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::lab::{after, client, count, is_well, query, rcode, run, within};
+use crate::lab::{after, client, count, is_well, query, rcode, run, shop, within};
 use crate::model_api::{Model, Wire};
 use crate::program::{Program, free_port, wait_until};
 
@@ -161,14 +161,7 @@ impl Disk {
             "mount -t tmpfs -o {options} none {}",
             disk.display()
         ));
-        let model = Model::default();
-        let shop = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
-        model.set(Resource::Namespaces, shop, Wire::Delivers);
-        model.set_all(
-            Resource::Services,
-            (0..2000).map(service).collect(),
-            Wire::Delivers,
-        );
+        let model = shop((0..2000).map(service).collect());
         let api = model.serve();
         let (health, metrics) = (free_port(), free_port());
         let corefile = WITH_SNAPSHOT

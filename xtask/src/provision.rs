@@ -24,7 +24,12 @@ const GO_MIN: (u32, u32) = (1, 26);
 
 /// All programs of [`PROGRAMS`] are there, or an error says in one line what to install.
 pub fn programs() -> Result<(), String> {
-    let missing: Vec<&str> = PROGRAMS
+    install_missing(PROGRAMS)
+}
+
+/// Installs the packages of those programs that are not there.
+fn install_missing(programs: &[(&str, &'static str)]) -> Result<(), String> {
+    let missing = programs
         .iter()
         .filter(|(program, _)| find(program).is_none())
         .map(|&(_, package)| package)
@@ -34,24 +39,12 @@ pub fn programs() -> Result<(), String> {
 
 /// What the image is tried with: containerd brings runc.
 pub fn container_tools() -> Result<(), String> {
-    let tools = [("containerd", "containerd"), ("umoci", "umoci")];
-    let missing = tools
-        .iter()
-        .filter(|(program, _)| find(program).is_none())
-        .map(|&(_, package)| package)
-        .collect();
-    install(missing)
+    install_missing(&[("containerd", "containerd"), ("umoci", "umoci")])
 }
 
 /// What `e2e` needs beside [`programs`] and [`container_tools`]: kube-proxy's rules, and a second C library.
 pub fn cluster_tools() -> Result<(), String> {
-    let tools = [("nft", "nftables"), ("musl-gcc", "musl-tools")];
-    let missing = tools
-        .iter()
-        .filter(|(program, _)| find(program).is_none())
-        .map(|&(_, package)| package)
-        .collect();
-    install(missing)
+    install_missing(&[("nft", "nftables"), ("musl-gcc", "musl-tools")])
 }
 
 /// What counts instructions is there.
