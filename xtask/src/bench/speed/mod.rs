@@ -55,7 +55,7 @@ NSD_BIN, UNBOUND_BIN, DNSDIST_BIN, or the search path. FINGERPOST_BIN names anot
   --out FILE         results (benches/results/speed.json if all is measured in full, else target/bench-speed/speed.json)
   --quick            three rounds and 150,000 queries a figure: ratios, roughly
 
-All of it takes about 27 minutes of a quiet machine, `--quick` about 7. `bench report [FILE]` makes the tables of
+All of it takes about 20 minutes of a quiet machine, `--quick` about 7. `bench report [FILE]` makes the tables of
 README.md and docs/performance.md and the plots of docs/plots from results.";
 
 const FLAGS: &[&str] = &[
